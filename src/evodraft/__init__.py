@@ -1,0 +1,1 @@
+"""evodraft: faster generation for Hugging Face causal language models, without changing what they say."""

@@ -1,0 +1,82 @@
+"""A small causal language model as drafter.
+
+Its cache holds a prefix of what was committed; every step feeds what is missing, so that rounds without drafts, partly
+accepted drafts and long pauses need no special care. Does not know where the model came from or what the target is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from evodraft.drafters.base import CommittedRow, DrafterNeeds, DraftRow, DraftStep
+from evodraft.errors import ConfigError
+from evodraft.types import Update, Versions
+
+if TYPE_CHECKING:
+    from evodraft.runtime.base import Decoder
+    from evodraft.target import Chunk
+
+
+class ModelDrafter:
+    """Drafts with `decoder`.
+
+    Args:
+        decoder: the draft model.
+        vocab_size: columns of the target's laws; missing ids are offered with probability zero, surplus ones never.
+        load: what `apply` calls with an update's payload to change the weights; None = the weights are fixed.
+    """
+
+    needs = DrafterNeeds()
+
+    def __init__(
+        self, decoder: Decoder, vocab_size: int, load: Callable[[object], None] | None = None
+    ) -> None:
+        self.decoder = decoder
+        self.vocab_size = vocab_size
+        self.max_length: int | None = decoder.max_length
+        self.versions = Versions()
+        self._load = load
+
+    def admit(self, chunks: Sequence[Chunk]) -> None:
+        fitting = [
+            (chunk.slot, list(chunk.token_ids))
+            for chunk in chunks
+            if self.decoder.length(chunk.slot) + len(chunk.token_ids) <= self.decoder.max_length
+        ]
+        if fitting:
+            self._feed(fitting, want_logits=False)
+
+    def step(self, rows: Sequence[DraftRow]) -> DraftStep:
+        missing = [(row.slot, row.tokens_from(self.decoder.length(row.slot))) for row in rows]
+        logits = self._feed(missing, want_logits=True)
+        last = torch.tensor([len(tokens) - 1 for _, tokens in missing], device=logits.device)
+        picked = logits[torch.arange(len(missing), device=logits.device), last]
+        return DraftStep(logits=_fit(picked, self.vocab_size))
+
+    def commit(self, rows: Sequence[CommittedRow]) -> None:
+        for row in rows:
+            self.decoder.crop(row.slot, min(self.decoder.length(row.slot), row.num_confirmed))
+
+    def release(self, slot: int) -> None:
+        self.decoder.release(slot)
+
+    def apply(self, update: Update) -> None:
+        if self._load is None:
+            raise ConfigError("an update arrived for a draft model with fixed weights; build it with `load=`")
+        self._load(update.payload)
+        self.versions = update.versions
+
+    def _feed(self, pieces: Sequence[tuple[int, list[int]]], *, want_logits: bool) -> torch.Tensor:
+        widths = [len(tokens) for _, tokens in pieces]
+        padded = torch.tensor([[*tokens, *[0] * (max(widths) - len(tokens))] for _, tokens in pieces])
+        output = self.decoder.forward(padded, widths, [slot for slot, _ in pieces], want_logits=want_logits)
+        return output.logits if output.logits is not None else torch.empty(0)
+
+
+def _fit(logits: torch.Tensor, vocab_size: int) -> torch.Tensor:
+    """Cuts or pads the columns [rows, draft vocab] to [rows, vocab_size] (models of one family pad differently)."""
+    surplus = vocab_size - logits.shape[-1]
+    return torch.nn.functional.pad(logits, (0, surplus), value=-torch.inf)  # a negative pad cuts

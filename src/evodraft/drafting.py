@@ -1,0 +1,104 @@
+"""One round of drafting for a batch: ask the controller, step the drafter, make q, draw, repeat.
+
+The one place where draft tokens are drawn, so that X1 to X3 hold for every drafter and controller: a token is drawn
+from the very law that is handed to the verifier, and whether a position is drawn at all is settled before its draw.
+Does not know targets or verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from evodraft.controllers.base import Progress
+from evodraft.drafters.base import DraftRow, DraftStep
+from evodraft.sampling import raw_signals, to_laws
+from evodraft.types import Draft, Signals
+
+if TYPE_CHECKING:
+    from evodraft.controllers.base import Controller
+    from evodraft.drafters.base import Drafter
+    from evodraft.sampling import RandomStream
+    from evodraft.session import Session
+    from evodraft.types import Plan
+    from evodraft.verifiers.base import Verifier
+
+
+@dataclass(slots=True)
+class _Row:
+    session: Session
+    draft: DraftRow
+    progress: Progress
+    q: list[torch.Tensor] = field(default_factory=list)  # [vocab] each
+
+    def append(self, token_id: int, q: torch.Tensor | None, signals: Signals | None) -> None:
+        self.draft.drafted.append(token_id)
+        self.progress.signals.append(signals)
+        if q is not None:
+            self.q.append(q)
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRound:
+    """Draws drafts with one drafter, under one controller, with the noise that the verifier asks for."""
+
+    drafter: Drafter
+    controller: Controller
+    verifier: Verifier
+    stream: RandomStream
+
+    def draw(self, sessions: Sequence[Session], plans: Sequence[Plan]) -> list[Draft]:
+        """A draft per session, empty where the plan or the controller says so or the drafter has nothing."""
+        rows = [
+            _Row(session, DraftRow(session.slot, session.token_ids), Progress(session.request.request_id, plan))
+            for session, plan in zip(sessions, plans, strict=True)
+        ]
+        active = [row for row in rows if row.progress.plan.width > 0]
+        while active := self._allowed(active):
+            step = self.drafter.step([row.draft for row in active])
+            active = self._choose(active, step) if step.logits is None else self._sample(active, step.logits)
+        versions = self.drafter.versions
+        return [
+            Draft.chain(row.draft.drafted, torch.stack(row.q) if row.q else None, row.progress.signals, versions)
+            for row in rows
+        ]
+
+    def _allowed(self, rows: list[_Row]) -> list[_Row]:
+        if not rows:
+            return []
+        mask = self.controller.more([row.progress for row in rows])
+        return [row for row, is_allowed in zip(rows, mask, strict=True) if is_allowed]
+
+    def _choose(self, rows: list[_Row], step: DraftStep) -> list[_Row]:
+        """Takes tokens chosen without a law; rows without an offer end their draft here."""
+        assert step.token_ids is not None
+        going_on = []
+        for row, token_id in zip(rows, step.token_ids, strict=True):
+            if token_id is not None:
+                row.append(token_id, None, None)
+                going_on.append(row)
+        return going_on
+
+    def _sample(self, rows: list[_Row], logits: torch.Tensor) -> list[_Row]:
+        """Draws from q; a row whose logits [rows, vocab] are not usable ends its draft before the draw."""
+        is_sound = logits.amax(dim=-1).isfinite()
+        if not bool(is_sound.all()):
+            rows = [row for row, sound in zip(rows, is_sound.tolist(), strict=True) if sound]
+            logits = logits[is_sound]
+        if not rows:
+            return []
+        laws = to_laws(logits, [row.session.request.params.law for row in rows])
+        keys = [
+            self.verifier.draft_key(row.session.request, row.session.keys, row.draft.length) for row in rows
+        ]
+        q = torch.stack([laws[index] for index in range(len(rows))])
+        token_ids = self.stream.draw(q, keys)
+        signals: Sequence[Signals | None] = (
+            raw_signals(logits, token_ids) if self.controller.needs_signals else [None] * len(rows)
+        )
+        for row, token_id, law, signal in zip(rows, token_ids.tolist(), q, signals, strict=True):
+            row.append(token_id, law, signal)
+        return rows

@@ -1,0 +1,295 @@
+"""The loop. A Request becomes a Session; each round drafts, scores, verifies and commits; everybody learns from it.
+
+The engine knows nothing about tokenization, text or model files. One request's fault ends that request alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from evodraft.config import EngineConfig
+from evodraft.drafters.base import CommittedRow
+from evodraft.drafting import DraftRound
+from evodraft.errors import EvodraftError, PromptError, SamplingError
+from evodraft.metrics import Metrics
+from evodraft.sampling import HashedStream
+from evodraft.session import Session
+from evodraft.types import Draft, Feedback, Plan, Timings
+from evodraft.verifiers.base import Case
+
+if TYPE_CHECKING:
+    from evodraft.controllers.base import Controller
+    from evodraft.drafters.base import Drafter
+    from evodraft.learners.base import Learner
+    from evodraft.sampling import RandomStream
+    from evodraft.target import Scored, Target
+    from evodraft.types import Commit, Request, Verdict
+    from evodraft.verifiers.base import Verifier
+
+Clock = Callable[[], float]
+"""Seconds that only go forward; injected so that tests can replay decisions that depend on time."""
+
+
+@dataclass(slots=True)
+class _Round:
+    """What one session goes through in one step, filled from left to right."""
+
+    session: Session
+    plan: Plan = Plan(width=0)
+    draft: Draft = Draft.chain([])
+    scored: Scored | None = None
+    verdict: Verdict | None = None
+    commit: Commit | None = None
+
+
+class Engine:
+    """Runs a batch of sessions, each with its own parameters, noise, controller state and stop rules.
+
+    Args:
+        target: the model whose law is kept.
+        verifier: decides what of a draft stands.
+        drafter: guesses; None = plain decoding.
+        controller: decides how much is guessed; required with a drafter.
+        learners: see every Feedback and may hand out Updates between rounds.
+        config: limits.
+        stream: where random choices come from.
+        clock: where time comes from.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        verifier: Verifier,
+        drafter: Drafter | None = None,
+        controller: Controller | None = None,
+        learners: Sequence[Learner] = (),
+        config: EngineConfig = EngineConfig(),
+        stream: RandomStream = HashedStream(),
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        assert (drafter is None) == (controller is None), "a drafter needs a controller, and the other way round"
+        self.target = target
+        self.verifier = verifier
+        self.drafter = drafter
+        self.controller = controller
+        self.learners = tuple(learners)
+        self.config = config
+        self.metrics = Metrics()
+        self._stream = stream
+        self._clock = clock
+        self._waiting: deque[Session] = deque()
+        self._running: list[Session] = []
+        self._free_slots = sorted(range(min(config.max_batch, target.decoder.num_slots)), reverse=True)
+        self._keeps_logits = any(learner.needs.target_logits for learner in self.learners)
+
+    # --- the way of a request -------------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> Session:
+        """Checks a request and puts it in line; its session moves on with every `step`.
+
+        Raises PromptError or SamplingError, and nothing else changes.
+        """
+        self._check(request)
+        session = Session(request)
+        self._waiting.append(session)
+        return session
+
+    def cancel(self, session: Session) -> None:
+        """Ends a session before the next round; what it committed stays. Finished sessions are left alone."""
+        if not session.is_finished:
+            session.cancel()
+            self._retire()
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def step(self) -> None:
+        """One round for every running session, and prompt chunks for those that are being admitted."""
+        self._admit()
+        rounds = [_Round(session) for session in self._running if session.num_to_prefill == 0]
+        started = self._clock()
+        for item in rounds:
+            item.session.begin(started)
+        self._plan(rounds)
+        self._draft(rounds)
+        drafted = self._clock()
+        self._score(rounds)
+        timings = Timings(drafted - started, self._clock() - drafted, len(rounds))
+        self._verify(rounds)
+        self._commit(rounds)
+        self._publish(rounds, timings)
+        self._apply_updates()
+        self._retire()
+
+    # --- the verbs ------------------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        while self._waiting and self._free_slots:
+            session = self._waiting.popleft()
+            session.slot = self._free_slots.pop()
+            self._running.append(session)
+            if self.controller is not None:
+                self.controller.start(session.request.request_id)
+        self._prefill()
+
+    def _prefill(self) -> None:
+        """Feeds at most `prefill_budget` prompt tokens, first come first served."""
+        budget = self.config.prefill_budget
+        sessions, widths = [], []
+        for session in self._running:
+            width = min(session.num_to_prefill, budget)
+            if width > 0:
+                sessions.append(session)
+                widths.append(width)
+                budget -= width
+        if not sessions:
+            return
+        started = self._clock()
+        chunks = self.target.prefill(sessions, widths)
+        if self.drafter is not None:
+            drafting = [c for c, s in zip(chunks, sessions, strict=True) if s.request.speculative]
+            self.drafter.admit(drafting)
+        elapsed = self._clock() - started
+        for session in sessions:
+            session.prefill_s += elapsed
+
+    def _plan(self, rounds: list[_Round]) -> None:
+        if self.controller is None:
+            return
+        for item in rounds:
+            if item.session.request.speculative:
+                plan = self.controller.plan(item.session.request.request_id)
+                item.plan = replace(plan, width=min(plan.width, self._room(item.session)))
+
+    def _draft(self, rounds: list[_Round]) -> None:
+        if self.drafter is None or self.controller is None:
+            return
+        drawing = DraftRound(self.drafter, self.controller, self.verifier, self._stream)
+        drafts = drawing.draw([item.session for item in rounds], [item.plan for item in rounds])
+        for item, draft in zip(rounds, drafts, strict=True):
+            item.draft = draft
+
+    def _score(self, rounds: list[_Round]) -> None:
+        if not rounds:
+            return
+        scored = self.target.score([item.session for item in rounds], [item.draft for item in rounds])
+        for item, result in zip(rounds, scored, strict=True):
+            item.scored = result
+            if result.error is not None:
+                self._fail(item.session, result.error)
+
+    def _verify(self, rounds: list[_Round]) -> None:
+        for item in _alive(rounds):
+            session = item.session
+            assert item.scored is not None and item.scored.scores is not None
+            case = Case(session.request, session.keys, len(session.token_ids), item.draft, item.scored.scores)
+            try:
+                item.verdict = self.verifier.verify(case, self._stream)
+            except EvodraftError as error:
+                self._fail(session, error)
+
+    def _commit(self, rounds: list[_Round]) -> None:
+        confirmed = []
+        now = self._clock()
+        for item in _alive(rounds):
+            session, scored = item.session, item.scored
+            assert item.verdict is not None and scored is not None and scored.scores is not None
+            num_before = len(session.token_ids)
+            try:
+                item.commit = session.commit(item.draft, item.verdict, scored.scores.logits, now)
+            except EvodraftError as error:
+                self._fail(session, error)
+                continue
+            if not session.is_finished:
+                self.target.keep(session)
+                kept = item.commit.num_accepted
+                taps = {layer: hidden[: kept + 1] for layer, hidden in scored.taps.items()}
+                confirmed.append(CommittedRow(session.slot, num_before + kept, taps))
+        if self.drafter is not None:
+            self.drafter.commit(confirmed)
+
+    def _publish(self, rounds: list[_Round], timings: Timings) -> None:
+        for item in rounds:
+            if item.commit is None or item.verdict is None or item.scored is None or item.scored.scores is None:
+                continue
+            feedback = Feedback(
+                request_id=item.session.request.request_id,
+                scope=item.session.request.scope,
+                draft=item.draft,
+                verdict=item.verdict,
+                commit=item.commit,
+                is_stale=self.drafter is not None and item.draft.versions != self.drafter.versions,
+                timings=timings,
+                logits=item.scored.scores.logits if self._keeps_logits else None,
+            )
+            self.metrics.observe(feedback)
+            if self.controller is not None:
+                self.controller.observe(feedback)
+            for learner in self.learners:
+                learner.observe(feedback)
+
+    def _apply_updates(self) -> None:
+        for learner in self.learners:
+            update = learner.step(self.config.learner_budget_ms)
+            if update is not None and self.drafter is not None:
+                self.drafter.apply(update)
+
+    def _retire(self) -> None:
+        """Takes finished sessions out and frees what they held."""
+        self._waiting = deque(session for session in self._waiting if not session.is_finished)
+        for session in [session for session in self._running if session.is_finished]:
+            self._running.remove(session)
+            self._free_slots.append(session.slot)
+            self._free_slots.sort(reverse=True)  # low slots first: a full batch is then a contiguous range
+            self.target.release(session.slot)
+            if self.drafter is not None:
+                self.drafter.release(session.slot)
+            if self.controller is not None:
+                self.controller.finish(session.request.request_id)
+
+    # --- checks ---------------------------------------------------------------------------------------------------
+
+    def _check(self, request: Request) -> None:
+        prompt, limit = request.token_ids, self.target.decoder.max_length
+        if not prompt:
+            raise PromptError("the prompt has 0 tokens and at least 1 is needed; start it with the BOS token or a word")
+        wrong = [i for i in prompt if not 0 <= i < self.target.vocab_size]
+        if wrong:
+            raise PromptError(
+                f"token id {wrong[0]} is outside the vocabulary 0 .. {self.target.vocab_size - 1}; "
+                "was the prompt encoded with another model's tokenizer?"
+            )
+        if len(prompt) >= limit:
+            raise PromptError(
+                f"the prompt has {len(prompt)} tokens, but sequences are limited to {limit}; "
+                "shorten the prompt or raise max_model_len"
+            )
+        biased = [i for i in request.params.logit_bias if i >= self.target.vocab_size]
+        if biased:
+            raise SamplingError(f"logit_bias key {biased[0]} is outside the vocabulary 0 .. {self.target.vocab_size - 1}")
+        wanted = request.params.max_new_tokens
+        if len(prompt) + wanted > limit:
+            raise SamplingError(
+                f"max_new_tokens={wanted} after a prompt of {len(prompt)} tokens exceeds the limit of {limit} tokens "
+                f"per sequence; use max_new_tokens <= {limit - len(prompt)} or raise max_model_len"
+            )
+
+    def _room(self, session: Session) -> int:
+        """Draft tokens that could still be of use: the pass itself yields one token more than it accepts."""
+        room = session.num_remaining - 1
+        if self.drafter is not None and self.drafter.max_length is not None:
+            room = min(room, self.drafter.max_length - len(session.token_ids))
+        return max(0, room)
+
+    def _fail(self, session: Session, error: EvodraftError) -> None:
+        session.fail(error)
+        self.metrics.num_failed_requests += 1
+
+
+def _alive(rounds: list[_Round]) -> list[_Round]:
+    return [item for item in rounds if not item.session.is_finished]

@@ -1,0 +1,117 @@
+"""The big model: chunked prefill, and one scoring pass for a batch of drafts.
+
+Adds to a Decoder what exactness needs: every row of logits is checked, laws are made by the one `to_law`, and rows of
+one session never depend on another's parameters. Does not know how a draft was made or what a verdict will be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from evodraft.errors import NumericsError
+from evodraft.processors import EagerLaws, LazyLaws
+from evodraft.sampling import to_laws
+from evodraft.types import Scores
+
+if TYPE_CHECKING:
+    from evodraft.runtime.base import Decoder, DecoderOutput
+    from evodraft.session import Session
+    from evodraft.types import Draft
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive prompt tokens of one slot."""
+
+    slot: int
+    token_ids: tuple[int, ...]
+    taps: Mapping[int, torch.Tensor]  # layer -> [tokens, hidden], what the target computed on them
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores of one session, or the reason why there are none; taps of the root and the nodes."""
+
+    scores: Scores | None
+    error: NumericsError | None
+    taps: Mapping[int, torch.Tensor]  # layer -> [nodes + 1, hidden]
+
+
+class Target:
+    """Runs the target decoder for sessions; each session's slot holds all its committed tokens but the last.
+
+    Args:
+        decoder: the model.
+        vocab_size: ids the tokenizer knows; logits of padding columns beyond it are cut off. None = all columns.
+        taps: layers whose hidden states the parts of the engine declared to need.
+    """
+
+    def __init__(self, decoder: Decoder, vocab_size: int | None = None, taps: Sequence[int] = ()) -> None:
+        self.decoder = decoder
+        self.vocab_size = min(vocab_size or decoder.vocab_size, decoder.vocab_size)
+        self.taps = tuple(taps)
+
+    def prefill(self, sessions: Sequence[Session], widths: Sequence[int]) -> list[Chunk]:
+        """Feeds the next `widths[r]` prompt tokens of each session."""
+        pieces = [
+            tuple(session.request.token_ids[session.num_prefilled : session.num_prefilled + width])
+            for session, width in zip(sessions, widths, strict=True)
+        ]
+        output = self._forward(pieces, [session.slot for session in sessions], want_logits=False)
+        for session, piece in zip(sessions, pieces, strict=True):
+            session.num_prefilled += len(piece)
+        return [
+            Chunk(session.slot, piece, _row_taps(output, row, len(piece)))
+            for row, (session, piece) in enumerate(zip(sessions, pieces, strict=True))
+        ]
+
+    def score(self, sessions: Sequence[Session], drafts: Sequence[Draft]) -> list[Scored]:
+        """One pass over every session's last token and its draft (a chain)."""
+        pieces = [(session.token_ids[-1], *draft.token_ids) for session, draft in zip(sessions, drafts, strict=True)]
+        output = self._forward(pieces, [session.slot for session in sessions], want_logits=True)
+        assert output.logits is not None
+        logits = output.logits[..., : self.vocab_size]
+        is_sound = logits.amax(dim=-1).isfinite().tolist()  # [batch, width]; amax carries NaN along
+        laws = to_laws(logits, [s.request.params.law if not s.processors else None for s in sessions])
+        scored = []
+        for row, (session, piece) in enumerate(zip(sessions, pieces, strict=True)):
+            rows, taps = logits[row, : len(piece)], _row_taps(output, row, len(piece))
+            if not all(is_sound[row][: len(piece)]):
+                scored.append(Scored(None, _numerics_error(session, is_sound[row]), taps))
+                continue
+            made = (
+                LazyLaws(rows, session.request.params.law, session.processors, list(session.token_ids))
+                if session.processors
+                else EagerLaws(laws[row][: len(piece)])
+            )
+            scored.append(Scored(Scores(rows, made), None, taps))
+        return scored
+
+    def keep(self, session: Session) -> None:
+        """Drops from the cache what was not committed; the last token is fed with the next round."""
+        self.decoder.crop(session.slot, len(session.token_ids) - 1)
+
+    def release(self, slot: int) -> None:
+        """Empties a slot."""
+        self.decoder.release(slot)
+
+    def _forward(self, pieces: Sequence[Sequence[int]], slots: Sequence[int], *, want_logits: bool) -> DecoderOutput:
+        widths = [len(piece) for piece in pieces]
+        padded = [[*piece, *[0] * (max(widths) - len(piece))] for piece in pieces]
+        return self.decoder.forward(torch.tensor(padded), widths, slots, want_logits=want_logits, taps=self.taps)
+
+
+def _row_taps(output: DecoderOutput, row: int, width: int) -> dict[int, torch.Tensor]:
+    return {layer: hidden[row, :width] for layer, hidden in output.taps.items()}
+
+
+def _numerics_error(session: Session, is_sound: Sequence[bool]) -> NumericsError:
+    position = len(session.token_ids) + is_sound.index(False)
+    return NumericsError(
+        f"the target returned NaN, +inf or no possible token at position {position} of request "
+        f"{session.request.request_id}; check its weights, or load it with dtype='float32'"
+    )
