@@ -91,9 +91,7 @@ class DraftRound:
         if not rows:
             return []
         laws = to_laws(logits, [row.session.request.params.law for row in rows])
-        keys = [
-            self.verifier.draft_key(row.session.request, row.session.keys, row.draft.length) for row in rows
-        ]
+        keys = [self.verifier.draft_key(row.session.request, row.session.keys, row.draft.length) for row in rows]
         q = torch.stack([laws[index] for index in range(len(rows))])
         token_ids = self.stream.draw(q, keys)
         signals: Sequence[Signals | None] = (

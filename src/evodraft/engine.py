@@ -271,7 +271,9 @@ class Engine:
             )
         biased = [i for i in request.params.logit_bias if i >= self.target.vocab_size]
         if biased:
-            raise SamplingError(f"logit_bias key {biased[0]} is outside the vocabulary 0 .. {self.target.vocab_size - 1}")
+            raise SamplingError(
+                f"logit_bias key {biased[0]} is outside the vocabulary 0 .. {self.target.vocab_size - 1}"
+            )
         wanted = request.params.max_new_tokens
         if len(prompt) + wanted > limit:
             raise SamplingError(

@@ -43,7 +43,7 @@ class UnknownOptionError(ConfigError):
         names = sorted(known)
         near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else "."
-        super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}")
+        super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none in this version'}")
 
 
 class RequestError(EvodraftError, ValueError):

@@ -75,7 +75,7 @@ class SamplingParams:
             if name not in known:
                 raise UnknownOptionError("sampling option", name, known)
         values = {f.name: getattr(base, f.name) for f in fields(cls)} if base else {}
-        return cls(**(values | dict(options)))  # type: ignore[arg-type]  # values are checked in __post_init__
+        return cls(**(values | dict(options)))
 
     @property
     def law(self) -> LawParams:
@@ -110,7 +110,7 @@ def _check_range(name: str, value: object, low: float, high: float) -> None:
 
 def _check_integer(name: str, value: object) -> None:
     if value is not None and not isinstance(value, int):
-        raise SamplingError(f"{name}={value!r} must be a whole number; write {name}={int(value)}")  # type: ignore[call-overload]  # a number by _check_range
+        raise SamplingError(f"{name}={value!r} is not a whole number; leave out the fraction")
 
 
 def _check_stop(stop: str | Sequence[str]) -> None:

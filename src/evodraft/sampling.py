@@ -119,12 +119,12 @@ def raw_signals(logits: torch.Tensor, token_ids: torch.Tensor) -> list[Signals]:
 
 
 class NoiseKey(NamedTuple):
-    """Names one use of randomness. `index` counts draws of a request, or is the absolute position if coupled."""
+    """Names one use of randomness. `ordinal` counts draws of a request, or is the absolute position if coupled."""
 
     seed: int
     sample_index: int
     purpose: Purpose
-    index: int
+    ordinal: int
 
 
 @dataclass(slots=True)
@@ -205,7 +205,7 @@ def _mix(words: torch.Tensor) -> torch.Tensor:
 
 
 def _digest(key: NoiseKey) -> int:
-    text = f"{key.seed}/{key.sample_index}/{key.purpose}/{key.index}".encode()
+    text = f"{key.seed}/{key.sample_index}/{key.purpose}/{key.ordinal}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 

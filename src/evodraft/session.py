@@ -187,4 +187,3 @@ def _ask(check: StopCheck, token_ids: Sequence[int]) -> bool:
     except Exception as error:  # foreign code: whatever it raises belongs to this request alone
         name = getattr(check, "__name__", check.__class__.__name__)
         raise UserCodeError(f"stopping criterion {name} raised {error!r}; fix it or leave it out") from error
-

@@ -235,6 +235,12 @@ class Completion:
     error: EvodraftError | None = None
     samples: tuple[Completion, ...] = ()  # all `n` samples of the prompt, if more than one was asked for
 
+    @classmethod
+    def refused(cls, request: Request, error: EvodraftError | None) -> Completion:
+        """What comes back for a request that was not admitted."""
+        stats = GenerationStats(len(request.token_ids), 0, 0, 0, 0, 0, 0)
+        return cls(request.request_id, "", (), "error", True, stats, request.seed, request.token_ids, error=error)
+
     def raise_for_error(self) -> Completion:
         """Returns itself, or raises the error that ended this request."""
         if self.error is not None:

@@ -6,15 +6,37 @@ engine makes q with the one `to_law` and draws with keyed noise (X1, X3). It doe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
     from evodraft.target import Chunk
     from evodraft.types import Update, Versions
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterContext:
+    """What a drafter may know about the target when it is built."""
+
+    tokenizer: PreTrainedTokenizerBase | None
+    vocab_size: int  # columns of the target's laws
+    device: torch.device
+    dtype: torch.dtype
+    bundled_draft: Path | None = None  # a draft model that ships with the target
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterPlan:
+    """A drafter whose memory is known but not yet taken."""
+
+    bytes_per_token: int  # of cache, for one token of one slot
+    make: Callable[[int, int], Drafter]  # (num_slots, max_length of the target) -> Drafter
 
 
 @dataclass(frozen=True, slots=True)

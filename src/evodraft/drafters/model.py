@@ -7,17 +7,77 @@ accepted drafts and long pauses need no special care. Does not know where the mo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evodraft.drafters.base import CommittedRow, DrafterNeeds, DraftRow, DraftStep
+from evodraft.drafters.base import (
+    CommittedRow,
+    DrafterContext,
+    DrafterNeeds,
+    DrafterPlan,
+    DraftRow,
+    DraftStep,
+)
+from evodraft.drafters.pairing import check_same_tokens
 from evodraft.errors import ConfigError
+from evodraft.runtime.hf import HfDecoder
+from evodraft.runtime.load import load_model
+from evodraft.runtime.support import ModelFacts
 from evodraft.types import Update, Versions
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from evodraft.runtime.base import Decoder
     from evodraft.target import Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Options of the small-model drafter."""
+
+    model: object = None  # a path, a hub id, a model, or (model, tokenizer); None = the draft bundled with the target
+
+
+def plan_model_drafter(config: ModelConfig, context: DrafterContext) -> DrafterPlan:
+    """Loads the draft model and checks that it speaks the target's tokens.
+
+    Raises ModelMismatchError, WeightsError, or ConfigError if no model is named and none is bundled.
+    """
+    source = config.model if config.model is not None else context.bundled_draft
+    if source is None:
+        raise ConfigError(
+            "drafter 'model' needs a draft model and this target has none bundled; write drafter='model:PATH-OR-HUB-ID'"
+        )
+    model, tokenizer = _load(source, context)
+    if tokenizer is not None and context.tokenizer is not None:
+        check_same_tokens(context.tokenizer, tokenizer, model.get_input_embeddings().weight.shape[0])
+    facts = ModelFacts.of(model)
+
+    def make(num_slots: int, max_length: int) -> ModelDrafter:
+        length = min(max_length, facts.context_length or max_length)
+        return ModelDrafter(HfDecoder(model, num_slots, length), context.vocab_size)
+
+    return DrafterPlan(facts.bytes_per_token, make)
+
+
+def _load(source: object, context: DrafterContext) -> tuple[Any, PreTrainedTokenizerBase | None]:
+    """(model, tokenizer) from whatever names a draft model."""
+    if isinstance(source, (str, Path)):
+        loaded = load_model(
+            str(source),
+            dtype=context.dtype,
+            device=context.device,
+            trust_remote_code=context.trust_remote_code,
+        )
+        return loaded.model, loaded.tokenizer
+    if isinstance(source, tuple):
+        model, tokenizer = source
+        return model, tokenizer
+    return source, None
 
 
 class ModelDrafter:
@@ -31,9 +91,7 @@ class ModelDrafter:
 
     needs = DrafterNeeds()
 
-    def __init__(
-        self, decoder: Decoder, vocab_size: int, load: Callable[[object], None] | None = None
-    ) -> None:
+    def __init__(self, decoder: Decoder, vocab_size: int, load: Callable[[object], None] | None = None) -> None:
         self.decoder = decoder
         self.vocab_size = vocab_size
         self.max_length: int | None = decoder.max_length

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from evodraft.config import check_range
-from evodraft.drafters.base import CommittedRow, DrafterNeeds, DraftRow, DraftStep
+from evodraft.drafters.base import CommittedRow, DrafterContext, DrafterNeeds, DrafterPlan, DraftRow, DraftStep
 from evodraft.errors import ConfigError
 from evodraft.types import Update, Versions
 
@@ -34,6 +34,11 @@ class NgramConfig:
             raise ConfigError(f"min_ngram={self.min_ngram} exceeds max_ngram={self.max_ngram}; swap or lower it")
 
 
+def plan_ngram_drafter(config: NgramConfig, context: DrafterContext) -> DrafterPlan:
+    """Needs nothing of the target and no cache."""
+    return DrafterPlan(0, lambda num_slots, max_length: NgramDrafter(config))
+
+
 @dataclass(slots=True)
 class _Index:
     """Where each n-gram of one sequence was last followed by something."""
@@ -46,7 +51,7 @@ class NgramDrafter:
     """Offers the continuation of the longest n-gram that matches, `max_ngram` down to `min_ngram` tokens."""
 
     needs = DrafterNeeds()
-    max_length = None
+    max_length: int | None = None
     versions = Versions()
 
     def __init__(self, config: NgramConfig = NgramConfig()) -> None:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -19,8 +20,8 @@ from evodraft.sampling import NoiseKey
 
 Outcome = TypeVar("Outcome", bound=Hashable)
 
-_GRID = 2**12  # laws are snapped to multiples of 1 / _GRID, which undoes the rounding of exp and log
-_TOLERANCE = 1e-6
+_MAX_DENOMINATOR = 10**6  # such fractions lie further apart than float64 rounds, which undoes exp, log and sums
+_TOLERANCE = 1e-13
 
 
 class ReusedKeyError(AssertionError):
@@ -33,7 +34,7 @@ class EnumeratingStream:
 
     Args:
         script: which branch to take at each choice.
-        snap: round laws to dyadic fractions, for tables; otherwise they are used as they are (float64 laws).
+        snap: take laws for the simple fractions that they are near to, for tables; otherwise as they are (float64).
     """
 
     script: list[int] = field(default_factory=list)
@@ -70,11 +71,21 @@ class EnumeratingStream:
         self.used_keys.add(key)
 
     def _fraction(self, value: float) -> Fraction:
-        if not self.snap:
-            return Fraction(value)
-        snapped = Fraction(round(value * _GRID), _GRID)
-        assert abs(snapped - Fraction(value)) < _TOLERANCE, f"{value} is not a multiple of 1/{_GRID}; use snap=False"
-        return snapped
+        return as_fraction(value) if self.snap else Fraction(value)
+
+
+@lru_cache(maxsize=65536)
+def as_fraction(value: float) -> Fraction:
+    """The simple fraction that a float64 `value` was meant to be.
+
+    >>> as_fraction(1 - 2 / 3)
+    Fraction(1, 3)
+    """
+    exact = Fraction(value)
+    simple = exact.limit_denominator(_MAX_DENOMINATOR)
+    if abs(simple - exact) > _TOLERANCE:
+        raise AssertionError(f"{value!r} is no fraction with a denominator up to {_MAX_DENOMINATOR}; use snap=False")
+    return simple
 
 
 def enumerate_outcomes(

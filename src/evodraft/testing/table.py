@@ -94,7 +94,7 @@ class TableDecoder:
                 self._tokens[slot].append(int(token_ids[row, column]))
                 logits[row, column] = self.table.law(self._tokens[slot]).log()
         hidden = logits.exp().float()
-        return DecoderOutput(logits if want_logits else None, {layer: hidden for layer in taps})
+        return DecoderOutput(logits if want_logits else None, dict.fromkeys(taps, hidden))
 
     def length(self, slot: int) -> int:
         return len(self._tokens[slot])

@@ -1,0 +1,177 @@
+"""Names and limits to a ready engine: loads models, plans memory, connects the parts.
+
+The only place that knows all plug-point tables at once. Does not decode.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from evodraft.config import EngineConfig, parse_part
+from evodraft.controllers import CONTROLLERS
+from evodraft.drafters import DRAFTERS
+from evodraft.drafters.base import DrafterContext, DrafterPlan
+from evodraft.engine import Engine
+from evodraft.errors import CapacityError, ConfigError, UnknownOptionError, WeightsError
+from evodraft.runtime.hf import HfDecoder
+from evodraft.runtime.load import load_model
+from evodraft.runtime.support import ModelFacts
+from evodraft.target import Target
+from evodraft.verifiers import VERIFIERS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from evodraft.learners.base import Learner
+
+DEMO = "demo"
+NUMERICS = ("auto", "fast")
+_CPU_CACHE_SHARE = 0.25  # of the machine's memory, where no budget is given
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How models are loaded."""
+
+    device: str = "auto"
+    dtype: str | torch.dtype = "auto"
+    numerics: str = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    device_map: str | Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.numerics not in NUMERICS:
+            raise UnknownOptionError("numerics mode", self.numerics, NUMERICS)
+
+
+@dataclass(frozen=True, slots=True)
+class PartSpecs:
+    """Which parts to connect: names, configs or objects, as in `LLM.from_pretrained`."""
+
+    drafter: object = "auto"
+    controller: object = "auto"
+    verifier: object = "auto"
+    learners: Sequence[Learner] = field(default=())
+
+
+class LoadedTarget(NamedTuple):
+    """A target model with what belongs to it."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase | None
+    bundled_draft: Path | None = None
+
+
+def load_target(source: object, options: LoadOptions) -> LoadedTarget:
+    """The target that `source` names: "demo", a local path, a hub id, or (model, tokenizer)."""
+    if isinstance(source, tuple):
+        if len(source) != 2:
+            raise ConfigError(f"a tuple of {len(source)} was given as target; pass (model, tokenizer)")
+        return LoadedTarget(*source)
+    if not isinstance(source, (str, os.PathLike)):
+        raise ConfigError(
+            f"{source.__class__.__name__} is not a target; pass 'demo', a path, a hub id, or (model, tokenizer)"
+        )
+    bundle = demo_folder() if source == DEMO else None
+    loaded = load_model(
+        str(source if bundle is None else bundle / "target"),
+        dtype=options.dtype,
+        device=options.device,
+        revision=options.revision,
+        trust_remote_code=options.trust_remote_code,
+        device_map=options.device_map,
+    )
+    return LoadedTarget(loaded.model, loaded.tokenizer, None if bundle is None else bundle / "draft")
+
+
+def demo_folder() -> Path:
+    """Where the demo bundle lies. Raises WeightsError if the distribution evodraft-demo is not installed."""
+    try:
+        return Path(str(importlib.resources.files("evodraft_demo")))
+    except ModuleNotFoundError:
+        raise WeightsError(
+            "the demo models are not installed; run 'pip install evodraft-demo' (from a checkout: pip install ./demo)"
+        ) from None
+
+
+def build_engine(target: LoadedTarget, parts: PartSpecs, load: LoadOptions, config: EngineConfig) -> Engine:
+    """Connects a loaded target with drafter, controller and verifier within the memory budget."""
+    facts = ModelFacts.of(target.model)
+    vocab_size = facts.vocab_size
+    context = DrafterContext(
+        tokenizer=target.tokenizer,
+        vocab_size=vocab_size,
+        device=facts.device,
+        dtype=target.model.dtype,
+        bundled_draft=target.bundled_draft,
+        trust_remote_code=load.trust_remote_code,
+    )
+    plan = _plan_drafter(parts.drafter, context)
+    max_length = _max_length(facts, plan.bytes_per_token if plan else 0, config)
+    drafter = plan.make(config.max_batch, max_length) if plan else None
+    decoder = HfDecoder(target.model, config.max_batch, max_length)
+    return Engine(
+        target=Target(decoder, vocab_size, taps=drafter.needs.taps if drafter else ()),
+        verifier=_build("verifier", parts.verifier, VERIFIERS),
+        drafter=drafter,
+        controller=_build("controller", parts.controller, CONTROLLERS) if drafter else None,
+        learners=parts.learners,
+        config=config,
+    )
+
+
+def _plan_drafter(spec: object, context: DrafterContext) -> DrafterPlan | None:
+    if spec is None:
+        return None
+    entry, config = parse_part("drafter", spec, DRAFTERS)
+    if entry is None:
+        return DrafterPlan(0, lambda num_slots, max_length: config)
+    plan: DrafterPlan = entry.build(config, context)
+    return plan
+
+
+def _build(kind: str, spec: object, table: Mapping[str, Any]) -> Any:
+    entry, config = parse_part(kind, spec, table)
+    return config if entry is None else entry.build(config)
+
+
+def _max_length(facts: ModelFacts, draft_bytes_per_token: int, config: EngineConfig) -> int:
+    """Tokens per sequence: what was asked for if it fits, else what context and memory allow."""
+    bytes_per_token = facts.bytes_per_token + draft_bytes_per_token
+    budget = _cache_budget(facts.device, config)
+    fits = budget // (config.max_batch * bytes_per_token)
+    context = facts.context_length or fits
+    wanted = config.max_model_len
+    if wanted is not None and wanted > context:
+        raise CapacityError(f"max_model_len={wanted} exceeds the model's context of {context}; lower it")
+    length = min(wanted or context, context)
+    if fits < (length if wanted is not None else 2):
+        raise CapacityError(
+            f"{config.max_batch} sequences of {length} tokens need "
+            f"{config.max_batch * bytes_per_token * length / 2**30:.2f} GiB of cache and the budget is "
+            f"{budget / 2**30:.2f} GiB; raise kv_cache_gib, or lower max_model_len or max_batch"
+        )
+    return min(length, fits)
+
+
+def _cache_budget(device: torch.device, config: EngineConfig) -> int:
+    if config.kv_cache_gib is not None:
+        return int(config.kv_cache_gib * 2**30)
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return max(0, int(total * config.gpu_memory_utilization) - (total - free))
+    return int(_physical_memory() * _CPU_CACHE_SHARE)
+
+
+def _physical_memory() -> int:
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 8 * 2**30  # where the system does not tell (Windows); kv_cache_gib overrides it

@@ -1,0 +1,86 @@
+"""The start-up check: does this model score ragged, cached, masked passes as it scores plain text?
+
+Two tiny sequences go through slots in ragged pieces and, for comparison, through the model's own plain forward. An
+architecture that ignores our masks or positions, or uses its cache in a way of its own, differs and is refused.
+
+This module does not know what the sequences mean, and it cannot see windows longer than its three tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from evodraft.errors import EvodraftError, UnsupportedModelError
+from evodraft.runtime.cache import SlotCache
+from evodraft.runtime.view import SlotView
+
+if TYPE_CHECKING:
+    from evodraft.runtime.model_call import ModelCall
+    from evodraft.runtime.support import ModelFacts
+
+_LENGTH = 3  # tokens of each of the two sequences
+_MARGIN = 0.05  # of the distance to a wrong context: what coarse arithmetic (int8, bfloat16) may deviate
+
+
+class CheckReport(NamedTuple):
+    """What the check measured."""
+
+    bytes_per_token: int  # of keys and values, as the model really stores them
+    deviation: float  # root mean square difference of the worst position, in logits
+    limit: float
+
+
+def check_model(call: ModelCall, facts: ModelFacts) -> CheckReport:
+    """Raises UnsupportedModelError if the model cannot be decoded in slots."""
+    cache = SlotCache(facts.num_layers, num_slots=2, max_length=_LENGTH)
+    token_ids = _two_sequences(facts.vocab_size)
+    try:
+        ours = _in_pieces(call, SlotView(cache), token_ids)
+        reference = call.reference(token_ids)
+    except EvodraftError:
+        raise
+    except Exception as error:  # foreign code with arguments it may never have met: any failure means "cannot"
+        raise UnsupportedModelError(
+            f"model type {facts.model_type!r} failed on a ragged pass with ready masks and positions: "
+            f"{type(error).__name__}: {error}; choose another architecture, or pass self_check=False if this is wrong"
+        ) from error
+    deviation, limit = _deviation(ours, reference.float()), _limit(reference)
+    if not deviation <= limit:  # written so that NaN is refused too
+        raise UnsupportedModelError(
+            f"model type {facts.model_type!r} scores ragged passes differently from plain text: logits differ by "
+            f"{deviation:.3g} (root mean square), the limit is {limit:.3g}; it probably ignores attention_mask or "
+            "position_ids; choose another architecture, or pass self_check=False if this is wrong"
+        )
+    return CheckReport(cache.bytes_per_token, deviation, limit)
+
+
+def _two_sequences(vocab_size: int) -> torch.Tensor:  # [2, 3]
+    """Ids spread over the vocabulary; both end with the same token, so that only the context differs there."""
+    first, second = [vocab_size * step // 8 for step in (1, 2, 5)], [vocab_size * step // 8 for step in (3, 4, 5)]
+    return torch.tensor([first, second])
+
+
+def _in_pieces(call: ModelCall, view: SlotView, token_ids: torch.Tensor) -> torch.Tensor:  # [2, 3, vocab]
+    """2 + 1 tokens of the first sequence beside 1 + 2 of the second, the rows in another order each time."""
+    padded = token_ids[:, :2].clone()
+    early = call(view, padded.flip(0), widths=[1, 2], slots=[1, 0]).logits
+    late_ids = torch.stack([token_ids[0, [2, 2]], token_ids[1, 1:]])
+    late = call(view, late_ids, widths=[1, 2], slots=[0, 1]).logits
+    assert early is not None
+    assert late is not None
+    return torch.stack([torch.cat([early[1], late[0, :1]]), torch.cat([early[0, :1], late[1]])]).float()
+
+
+def _deviation(ours: torch.Tensor, reference: torch.Tensor) -> float:  # both [2, 3, vocab]
+    """Where the model itself gives NaN or infinity there is nothing to compare; requests meet that on their own."""
+    squares = (ours - reference).square().masked_fill(~reference.isfinite(), 0.0)
+    return float(squares.mean(dim=-1).sqrt().max())
+
+
+def _limit(reference: torch.Tensor) -> float:
+    """Rounding of the logits' type, or a small part of what a wrong context would change, whichever is more."""
+    finite = reference.float().nan_to_num(0.0, 0.0, 0.0)
+    rounding: float = 4 * torch.finfo(reference.dtype).eps ** 0.75 * float(finite.std(dim=-1).max())
+    return max(rounding, _MARGIN * _deviation(finite[0, -1:], finite[1, -1:]))

@@ -1,0 +1,96 @@
+"""Tokens to text, one token at a time: what may be shown, and where a stop string ends it.
+
+Does not know sessions or models; a TextBuffer follows one sequence and doubles as its stop check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_NUM_CONTEXT = 6  # prompt tokens decoded along, because some tokenizers treat the first token of a text specially
+_INCOMPLETE = "\ufffd"  # what decoders show for half of a character
+
+
+class TextBuffer:
+    """The text of one sequence's output.
+
+    Called with all token ids (prompt included) after each committed token, it returns True when a stop string is
+    complete, even where it spans several tokens. The text then ends before the stop string.
+
+    Args:
+        tokenizer: decodes; special tokens are skipped.
+        prompt_ids: token ids before the output.
+        stop: strings that end the output.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], stop: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._stop = tuple(stop)
+        self._ids = list(prompt_ids[-_NUM_CONTEXT:])
+        self._num_seen = len(prompt_ids)
+        self._prefix = 0  # ids[prefix:read] is text already decoded, ids[read:] is not complete yet
+        self._read = len(self._ids)
+        self._text = ""
+        self._stop_at: int | None = None
+        self._num_taken = 0
+
+    def __call__(self, token_ids: Sequence[int]) -> bool:
+        """Follows the sequence to `token_ids`; True if its last token completed a stop string."""
+        for token_id in token_ids[self._num_seen :]:
+            num_before = len(self._text)
+            self._ids.append(token_id)
+            self._decode(flush=False)
+            self._stop_at = self._find_stop(num_before)
+        self._num_seen = len(token_ids)
+        return self._stop_at is not None
+
+    @property
+    def text(self) -> str:
+        """All text so far, cut before a stop string."""
+        return self._text if self._stop_at is None else self._text[: self._stop_at]
+
+    def take(self) -> str:
+        """Text not taken before; what might become a stop string is held back until that is settled."""
+        end = len(self.text)
+        if self._stop_at is None:
+            end -= self._num_undecided()
+        taken, self._num_taken = self.text[self._num_taken : end], max(end, self._num_taken)
+        return taken
+
+    def flush(self) -> None:
+        """The sequence is over: half a character at its end is shown as what it is."""
+        if self._stop_at is None:
+            self._decode(flush=True)
+
+    def finish(self) -> str:
+        """Text not taken before, to the very end."""
+        self.flush()
+        taken, self._num_taken = self.text[self._num_taken :], len(self.text)
+        return taken
+
+    def _decode(self, *, flush: bool) -> None:
+        shown = self._decoded(self._ids[self._prefix : self._read])
+        longer = self._decoded(self._ids[self._prefix :])
+        if len(longer) > len(shown) and (flush or not longer.endswith(_INCOMPLETE)):
+            self._text += longer[len(shown) :]
+            self._prefix, self._read = self._read, len(self._ids)
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        text = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text)
+
+    def _find_stop(self, num_before: int) -> int | None:
+        found = [self._text.find(stop, max(0, num_before - len(stop) + 1)) for stop in self._stop]
+        return min((start for start in found if start >= 0), default=None)
+
+    def _num_undecided(self) -> int:
+        """Length of the longest end of the text that is the beginning of a stop string."""
+        longest = max((len(stop) for stop in self._stop), default=1) - 1
+        for size in range(min(longest, len(self._text)), 0, -1):
+            if any(stop.startswith(self._text[-size:]) for stop in self._stop):
+                return size
+        return 0
