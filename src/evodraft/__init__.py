@@ -6,9 +6,43 @@
 'length'
 """
 
-from evodraft.errors import EvodraftError
+from evodraft.errors import (
+    CapacityError,
+    ConfigError,
+    EvodraftError,
+    ModelError,
+    ModelMismatchError,
+    NumericsError,
+    PromptError,
+    RequestError,
+    SamplingError,
+    UnknownOptionError,
+    UnsupportedModelError,
+    UserCodeError,
+    WeightsError,
+)
 from evodraft.llm import LLM
 from evodraft.params import SamplingParams
-from evodraft.types import Completion, GenerationStats, Piece
+from evodraft.types import Completion, GenerationStats, Piece, TokenLogprob
 
-__all__ = ["LLM", "Completion", "EvodraftError", "GenerationStats", "Piece", "SamplingParams"]
+__all__ = [
+    "LLM",
+    "CapacityError",
+    "Completion",
+    "ConfigError",
+    "EvodraftError",
+    "GenerationStats",
+    "ModelError",
+    "ModelMismatchError",
+    "NumericsError",
+    "Piece",
+    "PromptError",
+    "RequestError",
+    "SamplingError",
+    "SamplingParams",
+    "TokenLogprob",
+    "UnknownOptionError",
+    "UnsupportedModelError",
+    "UserCodeError",
+    "WeightsError",
+]

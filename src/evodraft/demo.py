@@ -1,0 +1,183 @@
+"""The demo's measurement: the same prompts once plainly and once speculatively, in the same runtime.
+
+Plain and speculative runs alternate prompt by prompt, after a warm-up, so that the drift of a machine hits both. Does
+not print.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import transformers
+
+from evodraft.assemble import demo_folder
+from evodraft.errors import WeightsError
+
+if TYPE_CHECKING:
+    from evodraft.llm import LLM
+    from evodraft.types import Completion
+
+SCHEMA = "evodraft.demo/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question of the demo."""
+
+    domain: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where plain and speculative output part, and how close the target's choice was there."""
+
+    position: int  # output tokens that agree
+    margin_nats: float  # log-probability of the target's best token minus that of its second
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Both answers to one prompt under the same parameters and seed."""
+
+    prompt: Prompt
+    temperature: float
+    plain: Completion
+    speculative: Completion
+    difference: Difference | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Totals over comparisons; definitions in docs/glossary.md."""
+
+    domain: str
+    temperature: float
+    plain_tokens_per_s: float
+    speculative_tokens_per_s: float
+    speed_up: float
+    mean_acceptance_length: float
+    acceptance_rate: float
+    tokens_per_target_pass: float
+    distinct_4: float  # different 4-grams / 4-grams of the outputs: low where text loops, which flatters drafters
+    num_identical: int
+    num_prompts: int
+
+
+def read_prompts(per_domain: int) -> list[Prompt]:
+    """The first `per_domain` prompts of every domain of the demo bundle."""
+    path = demo_folder() / "prompts.jsonl"
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing; install evodraft-demo again")
+    prompts: list[Prompt] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        if sum(prompt.domain == entry["domain"] for prompt in prompts) < per_domain:
+            prompts.append(Prompt(entry["domain"], entry["prompt"]))
+    return prompts
+
+
+def compare(
+    llm: LLM, prompts: Sequence[Prompt], temperatures: Sequence[float], max_new_tokens: int, seed: int
+) -> Iterator[Comparison]:
+    """Answers every prompt at every temperature, plainly and speculatively with the same seed."""
+    for speculative in (False, True):  # warm-up, not counted
+        _answer(llm, prompts[0], temperatures[0], min(16, max_new_tokens), seed, speculative=speculative)
+    for temperature in temperatures:
+        for prompt in prompts:
+            plain = _answer(llm, prompt, temperature, max_new_tokens, seed, speculative=False)
+            fast = _answer(llm, prompt, temperature, max_new_tokens, seed, speculative=True)
+            yield Comparison(prompt, temperature, plain, fast, _difference(llm, plain, fast))
+
+
+def summarise(comparisons: Sequence[Comparison], domain: str, temperature: float) -> Row:
+    """Totals of the comparisons of one domain ("all" = every one) at one temperature."""
+    chosen = [c for c in comparisons if c.temperature == temperature and domain in ("all", c.prompt.domain)]
+    plain = [comparison.plain.stats for comparison in chosen]
+    fast = [comparison.speculative.stats for comparison in chosen]
+    plain_speed = sum(s.num_tokens for s in plain) / sum(s.decode_s for s in plain)
+    fast_speed = sum(s.num_tokens for s in fast) / sum(s.decode_s for s in fast)
+    return Row(
+        domain=domain,
+        temperature=temperature,
+        plain_tokens_per_s=plain_speed,
+        speculative_tokens_per_s=fast_speed,
+        speed_up=fast_speed / plain_speed,
+        mean_acceptance_length=sum(s.num_round_tokens for s in fast) / max(1, sum(s.num_rounds for s in fast)),
+        acceptance_rate=sum(s.num_accepted_tokens for s in fast) / max(1, sum(s.num_draft_tokens for s in fast)),
+        tokens_per_target_pass=sum(s.num_tokens for s in fast) / sum(s.num_target_passes for s in fast),
+        distinct_4=_distinct([comparison.speculative.token_ids for comparison in chosen], size=4),
+        num_identical=sum(comparison.difference is None for comparison in chosen),
+        num_prompts=len(chosen),
+    )
+
+
+def report(rows: Sequence[Row], comparisons: Sequence[Comparison], settings: Mapping[str, object]) -> dict[str, object]:
+    """A JSON document: settings, machine, versions, rows, and every first difference."""
+    differences = [
+        {"domain": c.prompt.domain, "temperature": c.temperature, **asdict(c.difference)}
+        for c in comparisons
+        if c.difference is not None
+    ]
+    manifest = demo_folder() / "MANIFEST.json"
+    return {
+        "schema": SCHEMA,
+        "settings": dict(settings),
+        "machine": {
+            "processor": processor_name(),
+            "threads": torch.get_num_threads(),
+            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "bundle": json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else None,
+        "rows": [asdict(row) for row in rows],
+        "differences": differences,
+    }
+
+
+def processor_name() -> str:
+    """What the system calls the processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _answer(
+    llm: LLM, prompt: Prompt, temperature: float, max_new_tokens: int, seed: int, *, speculative: bool
+) -> Completion:
+    return llm.chat(
+        [{"role": "user", "content": prompt.text}],
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        speculative=speculative,
+    )
+
+
+def _difference(llm: LLM, plain: Completion, fast: Completion) -> Difference | None:
+    if plain.token_ids == fast.token_ids:
+        return None
+    pairs = zip(plain.token_ids, fast.token_ids, strict=False)
+    shorter = min(len(plain.token_ids), len(fast.token_ids))
+    position = next((i for i, (left, right) in enumerate(pairs) if left != right), shorter)
+    prefix = [*plain.prompt_token_ids, *plain.token_ids[:position]]
+    [after] = llm.generate(prompt_token_ids=[prefix], max_new_tokens=1, logprobs=2, speculative=False, ignore_eos=True)
+    assert after.logprobs is not None
+    best, second = sorted(after.logprobs[0].top.values(), reverse=True)
+    return Difference(position, best - second)
+
+
+def _distinct(outputs: Sequence[Sequence[int]], size: int) -> float:
+    grams = [tuple(ids[i : i + size]) for ids in outputs for i in range(len(ids) - size + 1)]
+    return len(set(grams)) / len(grams) if grams else 1.0

@@ -1,0 +1,106 @@
+"""The demo's figures: totals by the definitions of the glossary, and where outputs part."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from evodraft import LLM, WeightsError
+from evodraft.demo import Comparison, Prompt, compare, read_prompts, report, summarise
+from evodraft.testing.tiny import tiny_model
+from evodraft.testing.tokenizers import byte_tokenizer
+from evodraft.types import Completion, GenerationStats
+
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}: {% endfor %}"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A bundle of tiny random models, found where the real one would be."""
+    package = tmp_path / "evodraft_demo"
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    for name, seed in (("target", 0), ("draft", 1)):
+        tiny_model("llama", vocab_size=257, seed=seed).save_pretrained(package / name)
+        tokenizer.save_pretrained(package / name)
+    (package / "__init__.py").write_text('"""Tiny models."""\n', encoding="utf-8")
+    prompts = [{"domain": domain, "prompt": f"{domain} {i}"} for domain in ("law", "code") for i in range(2)]
+    (package / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)) + "\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "evodraft_demo", raising=False)
+    yield package
+    sys.modules.pop("evodraft_demo", None)
+
+
+def test_prompts_are_taken_per_domain(bundle: Path) -> None:
+    assert [prompt.text for prompt in read_prompts(1)] == ["law 0", "code 0"]
+
+
+def test_missing_prompts_are_named(bundle: Path) -> None:
+    (bundle / "prompts.jsonl").unlink()
+    with pytest.raises(WeightsError, match=r"prompts\.jsonl is missing; install evodraft-demo again"):
+        read_prompts(1)
+
+
+def test_every_prompt_is_answered_twice_with_the_same_tokens(bundle: Path) -> None:
+    llm = LLM.from_pretrained("demo", controller="fixed:2")
+    done = list(compare(llm, read_prompts(1), [0.0, 0.7], max_new_tokens=6, seed=3))
+    assert [(c.prompt.domain, c.temperature) for c in done] == [
+        ("law", 0.0),
+        ("code", 0.0),
+        ("law", 0.7),
+        ("code", 0.7),
+    ]
+    for comparison in done:
+        assert comparison.difference is None
+        assert comparison.plain.stats.num_rounds == 0 < comparison.speculative.stats.num_rounds
+    document = report([summarise(done, "all", 0.0)], done, {"seed": 3})
+    assert json.loads(json.dumps(document))["rows"][0]["num_identical"] == 2
+
+
+def test_a_difference_says_where_and_how_close(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = LLM.from_pretrained("demo", controller="fixed:2")
+    answers = LLM.generate
+
+    def generate(self: LLM, *args: object, **options: object) -> object:
+        # the speculative side thinks of another first token, as a broken verifier might
+        bias = {} if options.get("speculative", True) is False else {"logit_bias": {65: 1e4}}
+        return answers(self, *args, **options, **bias)
+
+    monkeypatch.setattr(LLM, "generate", generate)
+    [done] = compare(llm, read_prompts(1)[:1], [0.0], max_new_tokens=4, seed=3)
+    monkeypatch.undo()
+    assert done.difference is not None
+    assert done.difference.position == 0
+    [best] = answers(llm, prompt_token_ids=[done.plain.prompt_token_ids], max_new_tokens=1, logprobs=2)
+    first, second = sorted(best.logprobs[0].top.values(), reverse=True)
+    assert done.difference.margin_nats == pytest.approx(first - second)
+
+
+def _completion(token_ids: tuple[int, ...], decode_s: float, rounds: int = 0, drafted: int = 0) -> Completion:
+    accepted = len(token_ids) - rounds if rounds else 0
+    passes = rounds or len(token_ids)
+    stats = GenerationStats(
+        num_prompt_tokens=1,
+        num_tokens=len(token_ids),
+        num_target_passes=passes,
+        num_rounds=rounds,
+        num_draft_tokens=drafted,
+        num_accepted_tokens=accepted,
+        num_round_tokens=len(token_ids) if rounds else 0,
+        decode_s=decode_s,
+    )
+    return Completion("r", "", token_ids, "length", True, stats, 0)
+
+
+def test_totals_by_hand() -> None:
+    plain = _completion((1, 2, 3, 4, 1, 2, 3, 4), decode_s=8.0)
+    fast = _completion((1, 2, 3, 4, 1, 2, 3, 4), decode_s=2.0, rounds=2, drafted=10)
+    row = summarise([Comparison(Prompt("law", "?"), 0.0, plain, fast, None)], "law", 0.0)
+    assert (row.plain_tokens_per_s, row.speculative_tokens_per_s, row.speed_up) == (1.0, 4.0, 4.0)
+    assert (row.mean_acceptance_length, row.acceptance_rate, row.tokens_per_target_pass) == (4.0, 0.6, 4.0)
+    assert row.distinct_4 == 4 / 5  # 1234 occurs twice among five 4-grams
