@@ -6,6 +6,7 @@
 'length'
 """
 
+from evodraft.async_llm import AsyncLLM
 from evodraft.errors import (
     CapacityError,
     ConfigError,
@@ -27,6 +28,7 @@ from evodraft.types import Completion, GenerationStats, Piece, TokenLogprob
 
 __all__ = [
     "LLM",
+    "AsyncLLM",
     "CapacityError",
     "Completion",
     "ConfigError",

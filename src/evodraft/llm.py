@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from evodraft.metrics import Metrics
 
 
+_CALL_OPTIONS = ("speculative", "logits_processor", "stopping_criteria")
+
+
 class LLM:
     """Generates text with a target model, faster by drafting, without changing what it says.
 
@@ -156,19 +159,15 @@ class LLM:
         Returns a Completion per prompt; with `n` > 1 its `samples` hold all n. Raises SamplingError for a wrong option;
         PromptError and others only for a single prompt (see the module's docstring).
         """
-        params = SamplingParams.from_options(options, params)
-        is_single = isinstance(prompt, str) and prompt_token_ids is None
-        made = [
-            self._job(ids, params, sample, speculative, logits_processor, stopping_criteria)
-            for ids in self._prompts(prompt, prompt_token_ids)
-            for sample in range(params.n)
-        ]
-        self._run(made)
-        completions = [job.completion(exact=self.engine.verifier.exact) for job in made]
-        grouped = [
-            _with_samples(completions[start : start + params.n]) for start in range(0, len(completions), params.n)
-        ]
-        return grouped[0].raise_for_error() if is_single else grouped
+        call = {
+            "speculative": speculative,
+            "logits_processor": logits_processor,
+            "stopping_criteria": stopping_criteria,
+        }
+        jobs = self.submit(prompt, params, prompt_token_ids=prompt_token_ids, **call, **options)
+        self._run(jobs)
+        completions = self.collect(jobs)
+        return completions[0].raise_for_error() if isinstance(prompt, str) else completions
 
     def stream(
         self,
@@ -176,22 +175,14 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         prompt_token_ids: Sequence[int] | None = None,
-        speculative: bool = True,
-        logits_processor: Sequence[LogitsProcessor] = (),
-        stopping_criteria: Sequence[Any] = (),
         **options: Any,
     ) -> Iterator[Piece]:
         """Completes one prompt, yielding what each round adds; the last piece carries the Completion.
 
-        Text that could become a stop string is held back until that is settled. Closing the iterator cancels.
+        Options are those of `generate`; `prompt_token_ids` is one list of ids. Text that could become a stop string is
+        held back until that is settled. Closing the iterator cancels.
         """
-        params = SamplingParams.from_options(options, params)
-        if params.n != 1:
-            raise SamplingError(f"n={params.n} samples cannot be streamed as one; call stream once per sample")
-        prompts = self._prompts(prompt, None if prompt_token_ids is None else [prompt_token_ids])
-        job = self._job(prompts[0], params, 0, speculative, logits_processor, stopping_criteria)
-        if job.error is not None:
-            raise job.error
+        job = self.submit_one(prompt, params, prompt_token_ids=prompt_token_ids, **options)
         return self._pieces(job)
 
     def chat(
@@ -234,6 +225,62 @@ class LLM:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    # --- for those who drive the engine themselves ----------------------------------------------------------------
+
+    def submit(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        params: SamplingParams | None = None,
+        *,
+        prompt_token_ids: Sequence[Sequence[int]] | None = None,
+        speculative: bool = True,
+        logits_processor: Sequence[LogitsProcessor] = (),
+        stopping_criteria: Sequence[Any] = (),
+        **options: Any,
+    ) -> list[Job]:
+        """Puts every sample of every prompt in line; `engine.step()` moves them on. Arguments as in `generate`.
+
+        Raises for wrong options; a faulty prompt keeps its error in its job.
+        """
+        params = SamplingParams.from_options(options, params)
+        return [
+            self._job(ids, params, sample, speculative, logits_processor, stopping_criteria)
+            for ids in self._prompts(prompt, prompt_token_ids)
+            for sample in range(params.n)
+        ]
+
+    def submit_one(
+        self,
+        prompt: str | None = None,
+        params: SamplingParams | None = None,
+        *,
+        prompt_token_ids: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Job:
+        """Puts one prompt in line for streaming; raises its error at once."""
+        params = SamplingParams.from_options(
+            {name: options.pop(name) for name in list(options) if name not in _CALL_OPTIONS}, params
+        )
+        if params.n != 1:
+            raise SamplingError(f"n={params.n} samples cannot be streamed as one; call stream once per sample")
+        ids = None if prompt_token_ids is None else [prompt_token_ids]
+        [job] = self.submit(prompt, params, prompt_token_ids=ids, **options)
+        if job.error is not None:
+            raise job.error
+        return job
+
+    def collect(self, jobs: Sequence[Job]) -> list[Completion]:
+        """Completions of finished jobs from `submit`, one per prompt."""
+        completions = [job.completion(exact=self.engine.verifier.exact) for job in jobs]
+        size = jobs[0].request.params.n if jobs else 1
+        return [_with_samples(completions[start : start + size]) for start in range(0, len(completions), size)]
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """Ends what is not finished; what was committed stays."""
+        for job in jobs:
+            if job.session is not None and self._engine is not None:
+                self._engine.cancel(job.session)
 
     def _prompts(
         self, prompt: str | Sequence[str] | None, prompt_token_ids: Sequence[Sequence[int]] | None
@@ -296,7 +343,7 @@ class LLM:
             while not all(job.is_finished for job in jobs):
                 self.engine.step()
         finally:
-            self._cancel(jobs)
+            self.cancel(jobs)
 
     def _pieces(self, job: Job) -> Iterator[Piece]:
         session = job.session
@@ -308,14 +355,8 @@ class LLM:
                 if piece is not None:
                     yield piece
         finally:
-            self._cancel([job])
+            self.cancel([job])
         yield job.last_piece(job.completion(exact=self.engine.verifier.exact).raise_for_error())
-
-    def _cancel(self, jobs: Sequence[Job]) -> None:
-        """Whatever went wrong, nobody's session is left in the engine."""
-        for job in jobs:
-            if job.session is not None and self._engine is not None:
-                self._engine.cancel(job.session)
 
 
 def _with_samples(samples: list[Completion]) -> Completion:
