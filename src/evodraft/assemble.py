@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 DEMO = "demo"
 NUMERICS = ("auto", "fast")
 _CPU_CACHE_SHARE = 0.25  # of the machine's memory, where no budget is given
+_PROTOCOLS: Mapping[str, tuple[str, ...]] = {  # what an object given as a part must have
+    "drafter": ("needs", "versions", "max_length", "admit", "step", "commit", "release", "apply"),
+    "controller": ("needs_signals", "start", "plan", "more", "observe", "finish"),
+    "verifier": ("exact", "draft_key", "verify"),
+    "learner": ("needs", "observe", "step"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,7 @@ def load_target(source: object, options: LoadOptions) -> LoadedTarget:
     if isinstance(source, tuple):
         if len(source) != 2:
             raise ConfigError(f"a tuple of {len(source)} was given as target; pass (model, tokenizer)")
+        _check_placed(source[0], options)
         return LoadedTarget(*source)
     if not isinstance(source, (str, os.PathLike)):
         raise ConfigError(
@@ -123,7 +130,7 @@ def build_engine(target: LoadedTarget, parts: PartSpecs, load: LoadOptions, conf
         verifier=_build("verifier", parts.verifier, VERIFIERS),
         drafter=drafter,
         controller=_build("controller", parts.controller, CONTROLLERS) if drafter else None,
-        learners=parts.learners,
+        learners=[_checked_object("learner", learner) for learner in parts.learners],
         config=config,
     )
 
@@ -133,14 +140,36 @@ def _plan_drafter(spec: object, context: DrafterContext) -> DrafterPlan | None:
         return None
     entry, config = parse_part("drafter", spec, DRAFTERS)
     if entry is None:
-        return DrafterPlan(0, lambda num_slots, max_length: config)
+        drafter = _checked_object("drafter", config)
+        return DrafterPlan(0, lambda num_slots, max_length: drafter)
     plan: DrafterPlan = entry.build(config, context)
     return plan
 
 
 def _build(kind: str, spec: object, table: Mapping[str, Any]) -> Any:
     entry, config = parse_part(kind, spec, table)
-    return config if entry is None else entry.build(config)
+    return _checked_object(kind, config) if entry is None else entry.build(config)
+
+
+def _checked_object(kind: str, part: object) -> Any:
+    """Raises ConfigError unless `part` is an object with the protocol of its kind."""
+    missing = [name for name in _PROTOCOLS[kind] if not hasattr(part, name)]
+    if missing or isinstance(part, type):
+        lack = f"lacks {', '.join(missing)}" if missing else "is a class and not an object of it"
+        raise ConfigError(
+            f"{kind}={part!r} {lack}; pass a name, a config, or an object with the {kind.capitalize()} protocol"
+        )
+    return part
+
+
+def _check_placed(model: Any, options: LoadOptions) -> None:
+    """A model that is loaded already stays as it is: options that ask for something else are an error."""
+    wanted, dtype = str(options.dtype).removeprefix("torch."), getattr(model, "dtype", None)
+    if isinstance(dtype, torch.dtype) and wanted not in ("auto", str(dtype).removeprefix("torch.")):
+        raise ConfigError(f"dtype={wanted} does not fit the given model, which has {dtype}; convert it before")
+    device = getattr(model, "device", None)
+    if isinstance(device, torch.device) and options.device not in ("auto", device.type, str(device)):
+        raise ConfigError(f"device={options.device!r} does not fit the given model, which is on {device}; move it before")
 
 
 def _max_length(facts: ModelFacts, draft_bytes_per_token: int, config: EngineConfig) -> int:

@@ -32,13 +32,26 @@ class _Row:
     session: Session
     draft: DraftRow
     progress: Progress
-    q: list[torch.Tensor] = field(default_factory=list)  # [vocab] each
+    q: list[torch.Tensor | None] = field(default_factory=list)  # [vocab] each; None = chosen
+
+    @property
+    def is_open(self) -> bool:
+        """Whether another token may follow: not after a stop token that ends the request."""
+        drafted, session = self.draft.drafted, self.session
+        return not drafted or not session.stops_at(drafted[-1], session.num_tokens + len(drafted))
 
     def append(self, token_id: int, q: torch.Tensor | None, signals: Signals | None) -> None:
         self.draft.drafted.append(token_id)
         self.progress.signals.append(signals)
-        if q is not None:
-            self.q.append(q)
+        self.q.append(q)
+
+    def laws(self) -> torch.Tensor | None:
+        """Laws [tokens, vocab] of the drawn tokens, one-hot for a choice among them; None if all were chosen (X1)."""
+        drawn = next((law for law in self.q if law is not None), None)
+        if drawn is None:
+            return None
+        pairs = zip(self.q, self.draft.drafted, strict=True)
+        return torch.stack([_one_hot(token_id, drawn) if law is None else law for law, token_id in pairs])
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +74,10 @@ class DraftRound:
             step = self.drafter.step([row.draft for row in active])
             active = self._choose(active, step) if step.logits is None else self._sample(active, step.logits)
         versions = self.drafter.versions
-        return [
-            Draft.chain(row.draft.drafted, torch.stack(row.q) if row.q else None, row.progress.signals, versions)
-            for row in rows
-        ]
+        return [Draft.chain(row.draft.drafted, row.laws(), row.progress.signals, versions) for row in rows]
 
     def _allowed(self, rows: list[_Row]) -> list[_Row]:
+        rows = [row for row in rows if row.is_open]
         if not rows:
             return []
         mask = self.controller.more([row.progress for row in rows])
@@ -100,3 +111,9 @@ class DraftRound:
         for row, token_id, law, signal in zip(rows, token_ids.tolist(), q, signals, strict=True):
             row.append(token_id, law, signal)
         return rows
+
+
+def _one_hot(token_id: int, like: torch.Tensor) -> torch.Tensor:
+    law = torch.zeros_like(like)
+    law[token_id] = 1.0
+    return law

@@ -27,7 +27,8 @@ class Job:
     buffer: TextBuffer | None  # None: there is no tokenizer
     session: Session | None = None
     error: EvodraftError | None = None
-    num_streamed: int = 0  # commits already handed out
+    num_streamed_commits: int = 0
+    num_streamed_tokens: int = 0
 
     @property
     def is_finished(self) -> bool:
@@ -36,7 +37,7 @@ class Job:
     def next_piece(self) -> Piece | None:
         """What was committed since the last piece; None if nothing was."""
         assert self.session is not None
-        if len(self.session.commits) == self.num_streamed:
+        if len(self.session.commits) == self.num_streamed_commits:
             return None
         return self._piece("" if self.buffer is None else self.buffer.take())
 
@@ -54,11 +55,11 @@ class Job:
 
     def _piece(self, text: str) -> Piece:
         assert self.session is not None
-        old = self.session.commits[: self.num_streamed]
-        new = self.session.commits[self.num_streamed :]
-        self.num_streamed += len(new)
-        token_ids = self.session.output_ids[sum(len(commit.token_ids) for commit in old) :]
-        return Piece(text, token_ids, min(len(token_ids), sum(commit.num_accepted for commit in new)))
+        commits = self.session.commits[self.num_streamed_commits :]
+        token_ids = self.session.output_ids[self.num_streamed_tokens :]
+        self.num_streamed_commits += len(commits)
+        self.num_streamed_tokens += len(token_ids)
+        return Piece(text, token_ids, min(len(token_ids), sum(commit.num_accepted for commit in commits)))
 
 
 def stop_check(criterion: Any) -> StopCheck:

@@ -159,12 +159,15 @@ class LLM:
         Returns a Completion per prompt; with `n` > 1 its `samples` hold all n. Raises SamplingError for a wrong option;
         PromptError and others only for a single prompt (see the module's docstring).
         """
-        call = {
-            "speculative": speculative,
-            "logits_processor": logits_processor,
-            "stopping_criteria": stopping_criteria,
-        }
-        jobs = self.submit(prompt, params, prompt_token_ids=prompt_token_ids, **call, **options)
+        jobs = self.submit(
+            prompt,
+            params,
+            prompt_token_ids=prompt_token_ids,
+            speculative=speculative,
+            logits_processor=logits_processor,
+            stopping_criteria=stopping_criteria,
+            **options,
+        )
         self._run(jobs)
         completions = self.collect(jobs)
         return completions[0].raise_for_error() if isinstance(prompt, str) else completions

@@ -83,7 +83,8 @@ class LazyLaws:
 
     def at(self, node: int, path: Sequence[int]) -> torch.Tensor:
         input_ids = torch.tensor([[*self.prefix, *path]], device=self.logits.device)
-        scores = self.logits[node + 1 : node + 2].float()
+        scores = self.logits[node + 1 : node + 2]
+        scores = scores if scores.dtype == torch.float64 else scores.float()
         for processor in self.processors:
             scores = _run(processor, input_ids, scores)
         if not bool(scores.amax().isfinite()):

@@ -25,6 +25,7 @@ Purpose = Literal["draft", "accept", "recover", "coupled"]
 
 _MULTIPLIER_1 = 0x7FEB352D  # lowbias32, a 32-bit mixer of low bias (C. Wellons)
 _MULTIPLIER_2 = 0x846CA68B - 2**32
+_LOWEST_TEMPERATURE = 1e-30  # a float32 divisor that is not rounded to zero
 _LARGEST_UNIFORM = 1.0 - 2.0**-24  # largest float32 below one, so that -log(1 - u) is finite
 
 
@@ -46,7 +47,8 @@ def to_law(logits: torch.Tensor, params: LawParams) -> torch.Tensor:
         best = scores.argmax(dim=-1, keepdim=True)
         return torch.zeros_like(scores).scatter_(-1, best, 1.0)
     if params.temperature != 1.0:
-        scores = scores / params.temperature
+        # the largest score first becomes 0, so that no temperature makes it infinite
+        scores = (scores - scores.amax(dim=-1, keepdim=True)) / max(params.temperature, _LOWEST_TEMPERATURE)
     if 0 < params.top_k < scores.shape[-1]:
         kth = scores.topk(params.top_k, dim=-1).values[..., -1:]
         scores = scores.masked_fill(scores < kth, -torch.inf)

@@ -76,6 +76,10 @@ class Session:
         end = len(self.token_ids) - int(self._ends_with_stop_token)
         return tuple(self.token_ids[self.num_prompt_tokens : end])
 
+    def stops_at(self, token_id: int, num_tokens: int) -> bool:
+        """Whether `token_id`, as output token number `num_tokens`, is a stop id that ends the request."""
+        return token_id in self.request.stop_token_ids and num_tokens > self.request.params.min_new_tokens
+
     def begin(self, now_s: float) -> None:
         """Starts the clock of decoding at the first round."""
         if self._started_s is None:
@@ -144,7 +148,7 @@ class Session:
 
     def _stop_reason(self, token_id: int) -> FinishReason | None:
         params = self.request.params
-        if token_id in self.request.stop_token_ids and self.num_tokens > params.min_new_tokens:
+        if self.stops_at(token_id, self.num_tokens):
             self._ends_with_stop_token = True
             return "stop"
         # every check sees every token: some of them follow the text

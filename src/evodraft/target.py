@@ -71,14 +71,14 @@ class Target:
 
     def score(self, sessions: Sequence[Session], drafts: Sequence[Draft]) -> list[Scored]:
         """One pass over every session's last token and its draft (a chain)."""
-        pieces = [(session.token_ids[-1], *draft.token_ids) for session, draft in zip(sessions, drafts, strict=True)]
+        pieces = [_piece(session, draft) for session, draft in zip(sessions, drafts, strict=True)]
         output = self._forward(pieces, [session.slot for session in sessions], want_logits=True)
         assert output.logits is not None
         logits = output.logits[..., : self.vocab_size]
         is_sound = logits.amax(dim=-1).isfinite().tolist()  # [batch, width]; amax carries NaN along
         laws = to_laws(logits, [s.request.params.law if not s.processors else None for s in sessions])
         scored = []
-        for row, (session, piece) in enumerate(zip(sessions, pieces, strict=True)):
+        for row, (session, draft, piece) in enumerate(zip(sessions, drafts, pieces, strict=True)):
             rows, taps = logits[row, : len(piece)], _row_taps(output, row, len(piece))
             if not all(is_sound[row][: len(piece)]):
                 scored.append(Scored(None, _numerics_error(session, is_sound[row]), taps))
@@ -88,7 +88,7 @@ class Target:
                 if session.processors
                 else EagerLaws(laws[row][: len(piece)])
             )
-            scored.append(Scored(Scores(rows, made), None, taps))
+            scored.append(Scored(Scores(rows, made, has_bonus=len(piece) > draft.num_tokens), None, taps))
         return scored
 
     def keep(self, session: Session) -> None:
@@ -103,6 +103,14 @@ class Target:
         widths = [len(piece) for piece in pieces]
         padded = [[*piece, *[0] * (max(widths) - len(piece))] for piece in pieces]
         return self.decoder.forward(torch.tensor(padded), widths, slots, want_logits=want_logits, taps=self.taps)
+
+
+def _piece(session: Session, draft: Draft) -> tuple[int, ...]:
+    """The root and its draft; a stop token at the end is not fed, since nothing follows it (X10, X11)."""
+    drafted = draft.token_ids
+    if drafted and session.stops_at(drafted[-1], session.num_tokens + len(drafted)):
+        drafted = drafted[:-1]
+    return (session.token_ids[-1], *drafted)
 
 
 def _row_taps(output: DecoderOutput, row: int, width: int) -> dict[int, torch.Tensor]:

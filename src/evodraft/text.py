@@ -19,7 +19,8 @@ class TextBuffer:
     """The text of one sequence's output.
 
     Called with all token ids (prompt included) after each committed token, it returns True when a stop string is
-    complete, even where it spans several tokens. The text then ends before the stop string.
+    complete, even where it spans several tokens. The text then ends before the stop string. A stop string that the
+    caller ignores (too early) stays in the text and is not reported again.
 
     Args:
         tokenizer: decodes; special tokens are skipped.
@@ -32,20 +33,23 @@ class TextBuffer:
         self._stop = tuple(stop)
         self._ids = list(prompt_ids[-_NUM_CONTEXT:])
         self._num_seen = len(prompt_ids)
-        self._prefix = 0  # ids[prefix:read] is text already decoded, ids[read:] is not complete yet
+        self._prefix = 0  # ids[prefix:read] is text already decoded, ids[read:] may end within a character
         self._read = len(self._ids)
+        self._num_ahead = 0  # characters of ids[read:] that are in the text nevertheless
         self._text = ""
         self._stop_at: int | None = None
         self._num_taken = 0
 
     def __call__(self, token_ids: Sequence[int]) -> bool:
         """Follows the sequence to `token_ids`; True if its last token completed a stop string."""
-        for token_id in token_ids[self._num_seen :]:
-            num_before = len(self._text)
-            self._ids.append(token_id)
-            self._decode(flush=False)
-            self._stop_at = self._find_stop(num_before)
+        new_ids = token_ids[self._num_seen :]
         self._num_seen = len(token_ids)
+        if not self._stop:  # nobody waits for the text: it is decoded when it is asked for
+            self._ids += new_ids
+            return False
+        for token_id in new_ids:
+            self._ids.append(token_id)
+            self._decode()
         return self._stop_at is not None
 
     @property
@@ -55,6 +59,8 @@ class TextBuffer:
 
     def take(self) -> str:
         """Text not taken before; what might become a stop string is held back until that is settled."""
+        if not self._stop:
+            self._decode()
         end = len(self.text)
         if self._stop_at is None:
             end -= self._num_undecided()
@@ -72,18 +78,24 @@ class TextBuffer:
         taken, self._num_taken = self.text[self._num_taken :], len(self.text)
         return taken
 
-    def _decode(self, *, flush: bool) -> None:
+    def _decode(self, *, flush: bool = False) -> None:
+        """Adds what the new tokens say, except half a character at their end, and looks for stop strings in it."""
+        num_before = len(self._text)
         shown = self._decoded(self._ids[self._prefix : self._read])
         longer = self._decoded(self._ids[self._prefix :])
-        if len(longer) > len(shown) and (flush or not longer.endswith(_INCOMPLETE)):
-            self._text += longer[len(shown) :]
-            self._prefix, self._read = self._read, len(self._ids)
+        settled = longer if flush else longer.rstrip(_INCOMPLETE)
+        self._text += settled[len(shown) + self._num_ahead :]
+        self._num_ahead += len(self._text) - num_before
+        if settled == longer and len(longer) > len(shown):
+            self._prefix, self._read, self._num_ahead = self._read, len(self._ids), 0
+        self._stop_at = self._find_stop(num_before)
 
     def _decoded(self, ids: Sequence[int]) -> str:
         text = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text)
 
     def _find_stop(self, num_before: int) -> int | None:
+        """Where the earliest of the stop strings that the text beyond `num_before` completed begins."""
         found = [self._text.find(stop, max(0, num_before - len(stop) + 1)) for stop in self._stop]
         return min((start for start in found if start >= 0), default=None)
 

@@ -3,49 +3,46 @@
 Two tiny sequences go through slots in ragged pieces and, for comparison, through the model's own plain forward. An
 architecture that ignores our masks or positions, or uses its cache in a way of its own, differs and is refused.
 
-This module does not know what the sequences mean, and it cannot see windows longer than its three tokens.
+This module does not know what the sequences mean, and beyond its three tokens it sees only what window_probe.py sees.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from evodraft.errors import EvodraftError, UnsupportedModelError
 from evodraft.runtime.cache import SlotCache
+from evodraft.runtime.masks import FULL_ATTENTION
+from evodraft.runtime.model_call import ModelCall
 from evodraft.runtime.view import SlotView
+from evodraft.runtime.window_probe import ignores_window
 
 if TYPE_CHECKING:
-    from evodraft.runtime.model_call import ModelCall
     from evodraft.runtime.support import ModelFacts
 
 _LENGTH = 3  # tokens of each of the two sequences
 _MARGIN = 0.05  # of the distance to a wrong context: what coarse arithmetic (int8, bfloat16) may deviate
 
 
-class CheckReport(NamedTuple):
-    """What the check measured."""
+def check_model(model: torch.nn.Module, facts: ModelFacts) -> ModelFacts:
+    """The facts as observed: whether a window is real, and the bytes that a token takes in the cache.
 
-    bytes_per_token: int  # of keys and values, as the model really stores them
-    deviation: float  # root mean square difference of the worst position, in logits
-    limit: float
-
-
-def check_model(call: ModelCall, facts: ModelFacts) -> CheckReport:
-    """Raises UnsupportedModelError if the model cannot be decoded in slots."""
+    Raises UnsupportedModelError if the model cannot be decoded in slots.
+    """
+    window = facts.unproven_window
     cache = SlotCache(facts.num_layers, num_slots=2, max_length=_LENGTH)
     token_ids = _two_sequences(facts.vocab_size)
-    try:
+    with _naming_failures(facts):
+        if window is not None and ignores_window(model, facts, window):
+            facts = replace(facts, kinds=(FULL_ATTENTION,))
+        call = ModelCall(model, facts)
         ours = _in_pieces(call, SlotView(cache), token_ids)
         reference = call.reference(token_ids)
-    except EvodraftError:
-        raise
-    except Exception as error:  # foreign code with arguments it may never have met: any failure means "cannot"
-        raise UnsupportedModelError(
-            f"model type {facts.model_type!r} failed on a ragged pass with ready masks and positions: "
-            f"{type(error).__name__}: {error}; choose another architecture, or pass self_check=False if this is wrong"
-        ) from error
     deviation, limit = _deviation(ours, reference.float()), _limit(reference)
     if not deviation <= limit:  # written so that NaN is refused too
         raise UnsupportedModelError(
@@ -53,7 +50,20 @@ def check_model(call: ModelCall, facts: ModelFacts) -> CheckReport:
             f"{deviation:.3g} (root mean square), the limit is {limit:.3g}; it probably ignores attention_mask or "
             "position_ids; choose another architecture, or pass self_check=False if this is wrong"
         )
-    return CheckReport(cache.bytes_per_token, deviation, limit)
+    return replace(facts, bytes_per_token=cache.bytes_per_token)
+
+
+@contextmanager
+def _naming_failures(facts: ModelFacts) -> Iterator[None]:
+    try:
+        yield
+    except EvodraftError:
+        raise
+    except Exception as error:  # foreign code with arguments it may never have met: any failure means "cannot"
+        raise UnsupportedModelError(
+            f"model type {facts.model_type!r} failed on a ragged pass with ready masks and positions: "
+            f"{type(error).__name__}: {error}; choose another architecture, or pass self_check=False if this is wrong"
+        ) from error
 
 
 def _two_sequences(vocab_size: int) -> torch.Tensor:  # [2, 3]

@@ -48,15 +48,12 @@ class HfDecoder:
         *,
         self_check: bool = True,
     ) -> None:
-        self._facts = ModelFacts.of(model)
+        facts = ModelFacts.of(model)
+        self._facts = check_model(model, facts) if self_check else facts
         self._call = ModelCall(model, self._facts)
-        bytes_per_token = self._facts.bytes_per_token
-        if self_check:
-            bytes_per_token = check_model(self._call, self._facts).bytes_per_token
-        length = resolve_max_length(self._facts, max_length, num_slots, bytes_per_token, kv_cache_bytes)
+        length = resolve_max_length(self._facts, max_length, num_slots, kv_cache_bytes)
         self._cache = SlotCache(self._facts.num_layers, num_slots, length)
         self._view = SlotView(self._cache)
-        self._bytes_per_token = bytes_per_token
 
     @property
     def vocab_size(self) -> int:
@@ -77,7 +74,7 @@ class HfDecoder:
     @property
     def bytes_per_token(self) -> int:
         """Bytes of keys and values that one token of one slot takes in all layers."""
-        return self._bytes_per_token
+        return self._facts.bytes_per_token
 
     @property
     def cache_bytes(self) -> int:

@@ -48,6 +48,7 @@ def load_model(
         raise ConfigError(
             f"device={device!r} and device_map={device_map!r} both place the model; pass only one of them"
         )
+    weights_dtype = _dtype(dtype)
     folder = _local_folder(name_or_path)
     place = str(folder or name_or_path)
     source: dict[str, Any] = {
@@ -61,7 +62,7 @@ def load_model(
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             place,
             config=config,
-            dtype=_dtype(dtype),
+            dtype=weights_dtype,
             device_map=device_map,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # only to name the tensors: _check_report raises

@@ -32,7 +32,7 @@ class ModelFacts:
     vocab_size: int
     context_length: int | None  # None if the config does not say
     kinds: tuple[LayerKind, ...]
-    has_unproven_window: bool  # the config names a window without saying which layers have it
+    unproven_window: int | None  # a window that the config names without saying which layers have it
     additive: torch.dtype | None  # dtype of an additive mask, None if the attention takes boolean ones
     device: torch.device  # of the token ids
     bytes_per_token: int  # keys and values of one position in all layers, as the config describes them
@@ -53,8 +53,7 @@ class ModelFacts:
             vocab_size=_vocab_size(base, config),
             context_length=_context_length(config),
             kinds=layer_kinds(config),
-            has_unproven_window=bool(getattr(config, "sliding_window", None))
-            and not getattr(config, "layer_types", None),
+            unproven_window=None if getattr(config, "layer_types", None) else _window(config),
             additive=_additive(config, dtype),
             device=torch.device("cpu") if embedding.is_meta else embedding.device,
             bytes_per_token=_bytes_per_token(config, dtype),
@@ -71,13 +70,11 @@ def innermost(model: torch.nn.Module) -> Any:
     return model if compiled is None else innermost(compiled)
 
 
-def resolve_max_length(
-    facts: ModelFacts, max_length: int | None, num_slots: int, bytes_per_token: int, kv_cache_bytes: int | None
-) -> int:
+def resolve_max_length(facts: ModelFacts, max_length: int | None, num_slots: int, kv_cache_bytes: int | None) -> int:
     """Tokens per slot: what was asked for if it fits, else as many as context and memory allow."""
     if num_slots < 1:
         raise CapacityError(f"num_slots={num_slots} is below 1; a decoder needs at least one slot; raise num_slots")
-    limits = dict(_length_limits(facts, num_slots, bytes_per_token, kv_cache_bytes))
+    limits = dict(_length_limits(facts, num_slots, kv_cache_bytes))
     if max_length is not None:
         for reason, limit in limits.items():
             if max_length > limit:
@@ -93,15 +90,13 @@ def resolve_max_length(
     return least
 
 
-def _length_limits(
-    facts: ModelFacts, num_slots: int, bytes_per_token: int, kv_cache_bytes: int | None
-) -> Iterator[tuple[str, int]]:
+def _length_limits(facts: ModelFacts, num_slots: int, kv_cache_bytes: int | None) -> Iterator[tuple[str, int]]:
     if facts.context_length is not None:
         yield "the context of the model; lower max_length", facts.context_length
     if kv_cache_bytes is not None:
-        fits = kv_cache_bytes // (num_slots * bytes_per_token)
+        fits = kv_cache_bytes // (num_slots * facts.bytes_per_token)
         yield (
-            f"what kv_cache_bytes={kv_cache_bytes} holds for {num_slots} slots at {bytes_per_token} bytes per token; "
+            f"what kv_cache_bytes={kv_cache_bytes} holds for {num_slots} slots at {facts.bytes_per_token} bytes per token; "
             "raise the budget, or lower max_length or num_slots",
             fits,
         )
@@ -161,6 +156,10 @@ def _rope_parameters(config: Any) -> list[Mapping[str, Any]]:
     rope = getattr(config, "rope_parameters", None) or {}
     per_kind = [value for value in rope.values() if isinstance(value, Mapping)]
     return per_kind or [rope]
+
+
+def _window(config: Any) -> int | None:
+    return getattr(config, "sliding_window", None) or None
 
 
 def _additive(config: Any, dtype: torch.dtype) -> torch.dtype | None:
