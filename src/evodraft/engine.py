@@ -109,7 +109,20 @@ class Engine:
         return bool(self._waiting or self._running)
 
     def step(self) -> None:
-        """One round for every running session, and prompt chunks for those that are being admitted."""
+        """One round for every running session, and prompt chunks for those that are being admitted.
+
+        If a part raises what is not a request's fault, the error goes to the caller and the sessions stand as they did
+        before the round: the next step repeats it.
+        """
+        try:
+            self._round()
+        except BaseException:
+            self._take_back()
+            raise
+
+    # --- the verbs ------------------------------------------------------------------------------------------------
+
+    def _round(self) -> None:
         self._admit()
         rounds = [_Round(session) for session in self._running if session.num_to_prefill == 0]
         started = self._clock()
@@ -125,8 +138,6 @@ class Engine:
         self._publish(rounds, timings)
         self._apply_updates()
         self._retire()
-
-    # --- the verbs ------------------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
         while self._waiting and self._free_slots:
@@ -251,6 +262,15 @@ class Engine:
                 self.drafter.release(session.slot)
             if self.controller is not None:
                 self.controller.finish(session.request.request_id)
+
+    def _take_back(self) -> None:
+        """Caches hold what is committed again, whatever an interrupted round left in them."""
+        self._retire()
+        decoding = [session for session in self._running if session.num_to_prefill == 0]
+        for session in decoding:
+            self.target.keep(session)
+        if self.drafter is not None:
+            self.drafter.commit([CommittedRow(session.slot, len(session.token_ids) - 1, {}) for session in decoding])
 
     # --- checks ---------------------------------------------------------------------------------------------------
 

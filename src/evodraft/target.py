@@ -28,6 +28,7 @@ class Chunk:
     """Consecutive prompt tokens of one slot."""
 
     slot: int
+    start: int  # position of the first
     token_ids: tuple[int, ...]
     taps: Mapping[int, torch.Tensor]  # layer -> [tokens, hidden], what the target computed on them
 
@@ -62,12 +63,13 @@ class Target:
             for session, width in zip(sessions, widths, strict=True)
         ]
         output = self._forward(pieces, [session.slot for session in sessions], want_logits=False)
-        for session, piece in zip(sessions, pieces, strict=True):
-            session.num_prefilled += len(piece)
-        return [
-            Chunk(session.slot, piece, _row_taps(output, row, len(piece)))
+        chunks = [
+            Chunk(session.slot, session.num_prefilled, piece, _row_taps(output, row, len(piece)))
             for row, (session, piece) in enumerate(zip(sessions, pieces, strict=True))
         ]
+        for session, piece in zip(sessions, pieces, strict=True):
+            session.num_prefilled += len(piece)
+        return chunks
 
     def score(self, sessions: Sequence[Session], drafts: Sequence[Draft]) -> list[Scored]:
         """One pass over every session's last token and its draft (a chain)."""

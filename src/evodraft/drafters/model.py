@@ -99,11 +99,7 @@ class ModelDrafter:
         self._load = load
 
     def admit(self, chunks: Sequence[Chunk]) -> None:
-        fitting = [
-            (chunk.slot, list(chunk.token_ids))
-            for chunk in chunks
-            if self.decoder.length(chunk.slot) + len(chunk.token_ids) <= self.decoder.max_length
-        ]
+        fitting = [(chunk.slot, list(chunk.token_ids)) for chunk in chunks if self._continues(chunk)]
         if fitting:
             self._feed(fitting, want_logits=False)
 
@@ -126,6 +122,11 @@ class ModelDrafter:
             raise ConfigError("an update arrived for a draft model with fixed weights; build it with `load=`")
         self._load(update.payload)
         self.versions = update.versions
+
+    def _continues(self, chunk: Chunk) -> bool:
+        """Whether a chunk follows what the slot holds; the first step catches up with whatever was left out."""
+        is_next = self.decoder.length(chunk.slot) == chunk.start
+        return is_next and chunk.start + len(chunk.token_ids) <= self.decoder.max_length
 
     def _feed(self, pieces: Sequence[tuple[int, list[int]]], *, want_logits: bool) -> torch.Tensor:
         widths = [len(tokens) for _, tokens in pieces]
