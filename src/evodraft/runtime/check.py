@@ -92,5 +92,5 @@ def _deviation(ours: torch.Tensor, reference: torch.Tensor) -> float:  # both [2
 def _limit(reference: torch.Tensor) -> float:
     """Rounding of the logits' type, or a small part of what a wrong context would change, whichever is more."""
     finite = reference.float().nan_to_num(0.0, 0.0, 0.0)
-    rounding: float = 4 * torch.finfo(reference.dtype).eps ** 0.75 * float(finite.std(dim=-1).max())
+    rounding: float = 8 * torch.finfo(reference.dtype).eps ** 0.75 * float(finite.std(dim=-1).max())
     return max(rounding, _MARGIN * _deviation(finite[0, -1:], finite[1, -1:]))

@@ -48,7 +48,8 @@ def load_model(
         raise ConfigError(
             f"device={device!r} and device_map={device_map!r} both place the model; pass only one of them"
         )
-    weights_dtype = _dtype(dtype)
+    weights = {"dtype": _dtype(dtype), "device_map": device_map}
+    destination = None if device_map is not None else _device(device)
     folder = _local_folder(name_or_path)
     place = str(folder or name_or_path)
     source: dict[str, Any] = {
@@ -59,22 +60,12 @@ def load_model(
     with _naming_defects(place, "config.json", folder):
         config = AutoConfig.from_pretrained(place, **source)
     with _naming_defects(place, "weights", folder):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            place,
-            config=config,
-            dtype=weights_dtype,
-            device_map=device_map,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # only to name the tensors: _check_report raises
-            output_loading_info=True,
-            **source,
-        )
-    model, report = loaded
-    _check_report(place, report)
+        model, report = _load_weights(place, config=config, **weights, **source)
+        _check_report(place, report)
+        if destination is not None:
+            model = model.to(destination)
     with _naming_defects(place, "tokenizer", folder):
         tokenizer = AutoTokenizer.from_pretrained(place, **source)
-    if device_map is None:
-        model = model.to(_device(device))
     return LoadedModel(model.eval(), tokenizer)
 
 
@@ -116,6 +107,19 @@ def _naming_defects(place: str, what: str, folder: Path | None) -> Iterator[None
             f"transformers cannot use the {what} of {place}: {_first_line(error)}; check that it is a causal language "
             "model of a known type and that its files are intact (a model with its own code needs trust_remote_code)"
         ) from error
+
+
+def _load_weights(place: str, **options: Any) -> tuple[Any, Mapping[str, Any]]:
+    """The model, and what transformers noticed while filling it."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        place,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # only to name the tensors: _check_report raises
+        output_loading_info=True,
+        **options,
+    )
+    model, report = loaded
+    return model, report
 
 
 def _check_report(place: str, report: Mapping[str, Any]) -> None:

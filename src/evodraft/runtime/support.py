@@ -96,8 +96,8 @@ def _length_limits(facts: ModelFacts, num_slots: int, kv_cache_bytes: int | None
     if kv_cache_bytes is not None:
         fits = kv_cache_bytes // (num_slots * facts.bytes_per_token)
         yield (
-            f"what kv_cache_bytes={kv_cache_bytes} holds for {num_slots} slots at {facts.bytes_per_token} bytes per token; "
-            "raise the budget, or lower max_length or num_slots",
+            f"what kv_cache_bytes={kv_cache_bytes} holds for {num_slots} slots at {facts.bytes_per_token} bytes per "
+            "token; raise the budget, or lower max_length or num_slots",
             fits,
         )
 
