@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from evodraft.config import EngineConfig, parse_part
+from evodraft.config import EngineConfig, Entry, parse_part
 from evodraft.controllers import CONTROLLERS
 from evodraft.drafters import DRAFTERS
 from evodraft.drafters.base import DrafterContext, DrafterPlan
@@ -60,12 +60,23 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True)
 class PartSpecs:
-    """Which parts to connect: names, configs or objects, as in `LLM.from_pretrained`."""
+    """Which parts to connect: names, configs or objects, as in `LLM.from_pretrained`.
+
+    Raises ConfigError for what none of the tables knows: before anything large is loaded.
+    """
 
     drafter: object = "auto"
     controller: object = "auto"
     verifier: object = "auto"
     learners: Sequence[Learner] = field(default=())
+
+    def __post_init__(self) -> None:
+        if self.drafter is not None:
+            _parsed("drafter", self.drafter, DRAFTERS)
+            _parsed("controller", self.controller, CONTROLLERS)
+        _parsed("verifier", self.verifier, VERIFIERS)
+        for learner in self.learners:
+            _check_object("learner", learner)
 
 
 class LoadedTarget(NamedTuple):
@@ -130,7 +141,7 @@ def build_engine(target: LoadedTarget, parts: PartSpecs, load: LoadOptions, conf
         verifier=_build("verifier", parts.verifier, VERIFIERS),
         drafter=drafter,
         controller=_build("controller", parts.controller, CONTROLLERS) if drafter else None,
-        learners=[_checked_object("learner", learner) for learner in parts.learners],
+        learners=parts.learners,
         config=config,
     )
 
@@ -138,28 +149,33 @@ def build_engine(target: LoadedTarget, parts: PartSpecs, load: LoadOptions, conf
 def _plan_drafter(spec: object, context: DrafterContext) -> DrafterPlan | None:
     if spec is None:
         return None
-    entry, config = parse_part("drafter", spec, DRAFTERS)
+    entry, config = _parsed("drafter", spec, DRAFTERS)
     if entry is None:
-        drafter = _checked_object("drafter", config)
-        return DrafterPlan(0, lambda num_slots, max_length: drafter)
+        return DrafterPlan(0, lambda num_slots, max_length: config)
     plan: DrafterPlan = entry.build(config, context)
     return plan
 
 
-def _build(kind: str, spec: object, table: Mapping[str, Any]) -> Any:
+def _build(kind: str, spec: object, table: Mapping[str, Entry]) -> Any:
+    entry, config = _parsed(kind, spec, table)
+    return config if entry is None else entry.build(config)
+
+
+def _parsed(kind: str, spec: object, table: Mapping[str, Entry]) -> tuple[Entry | None, Any]:
+    """(table entry, config), or (None, object), which then has the protocol of its kind."""
     entry, config = parse_part(kind, spec, table)
-    return _checked_object(kind, config) if entry is None else entry.build(config)
+    if entry is None:
+        _check_object(kind, config)
+    return entry, config
 
 
-def _checked_object(kind: str, part: object) -> Any:
-    """Raises ConfigError unless `part` is an object with the protocol of its kind."""
+def _check_object(kind: str, part: object) -> None:
     missing = [name for name in _PROTOCOLS[kind] if not hasattr(part, name)]
     if missing or isinstance(part, type):
         lack = f"lacks {', '.join(missing)}" if missing else "is a class and not an object of it"
         raise ConfigError(
             f"{kind}={part!r} {lack}; pass a name, a config, or an object with the {kind.capitalize()} protocol"
         )
-    return part
 
 
 def _check_placed(model: Any, options: LoadOptions) -> None:
@@ -169,7 +185,9 @@ def _check_placed(model: Any, options: LoadOptions) -> None:
         raise ConfigError(f"dtype={wanted} does not fit the given model, which has {dtype}; convert it before")
     device = getattr(model, "device", None)
     if isinstance(device, torch.device) and options.device not in ("auto", device.type, str(device)):
-        raise ConfigError(f"device={options.device!r} does not fit the given model, which is on {device}; move it before")
+        raise ConfigError(
+            f"device={options.device!r} does not fit the given model, which is on {device}; move it before"
+        )
 
 
 def _max_length(facts: ModelFacts, draft_bytes_per_token: int, config: EngineConfig) -> int:
@@ -185,8 +203,8 @@ def _max_length(facts: ModelFacts, draft_bytes_per_token: int, config: EngineCon
     if fits < (length if wanted is not None else 2):
         raise CapacityError(
             f"{config.max_batch} sequences of {length} tokens need "
-            f"{config.max_batch * bytes_per_token * length / 2**30:.2f} GiB of cache and the budget is "
-            f"{budget / 2**30:.2f} GiB; raise kv_cache_gib, or lower max_model_len or max_batch"
+            f"{config.max_batch * bytes_per_token * length / 2**30:.3g} GiB of cache and the budget is "
+            f"{budget / 2**30:.3g} GiB; raise kv_cache_gib, or lower max_model_len or max_batch"
         )
     return min(length, fits)
 

@@ -37,10 +37,13 @@ def demo(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Answers prompts from five domains plainly and speculatively, and says what it gained."""
+    import transformers
+
     from evodraft.demo import Comparison, compare, read_prompts, report, summarise
     from evodraft.display import answer_panel, figures, identity
     from evodraft.llm import LLM
 
+    transformers.utils.logging.disable_progress_bar()
     console = Console()
     temperatures = temperature or [0.0, 0.7]
     prompts = read_prompts(prompts_per_domain)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -27,19 +28,17 @@ def answer_panel(comparison: Comparison) -> Panel:
 
 def figures(rows: Sequence[Row]) -> Table:
     """One line per temperature and domain."""
-    table = Table(title="plain decoding against speculative decoding, same runtime, batch 1")
-    for name in ("temperature", "domain"):
-        table.add_column(name)
-    for name in (
-        "plain tok/s",
-        "speculative tok/s",
-        "speed-up",
-        "mean acceptance length",
-        "acceptance rate",
-        "distinct-4",
-        "identical",
-    ):
-        table.add_column(name, justify="right")
+    table = Table(
+        title="plain and speculative decoding in the same runtime, one request at a time",
+        caption="MAL: mean acceptance length, committed tokens per round (plain = 1). Loops lower distinct-4 and "
+        "flatter drafters.",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for name in ("temp.", "domain"):
+        table.add_column(name, no_wrap=True)
+    for name in ("plain\ntok/s", "specul.\ntok/s", "speed-\nup", "MAL", "accept.\nrate", "dist-\ninct-4", "identical"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             f"{row.temperature:g}",

@@ -23,7 +23,7 @@ from evodraft.errors import ConfigError, EvodraftError, PromptError, SamplingErr
 from evodraft.jobs import Job, stop_check
 from evodraft.params import SamplingParams
 from evodraft.spellings import check_options, refuse_missing_parts, translate
-from evodraft.text import TextBuffer
+from evodraft.text import TextBuffer, checked_ids, encoded
 from evodraft.types import Completion, LogitsProcessor, Piece, Request, StopCheck
 
 if TYPE_CHECKING:
@@ -121,10 +121,11 @@ class LLM:
         refuse_missing_parts(vocabulary, preset, learners)
         check_options(options, inspect.signature(cls.from_pretrained).parameters)
         drafter, controller = translate(drafter, controller, speculative_config, options)
+        parts = PartSpecs(drafter, controller, verifier, learners)
         load = LoadOptions(device, dtype, numerics, revision, trust_remote_code, device_map)
         config = EngineConfig(max_batch, max_model_len, kv_cache_gib, gpu_memory_utilization)
         loaded = load_target(target, load)
-        engine = build_engine(loaded, PartSpecs(drafter, controller, verifier, learners), load, config)
+        engine = build_engine(loaded, parts, load, config)
         return cls(engine, loaded.tokenizer, _eos_token_ids(loaded.model, loaded.tokenizer), seed)
 
     # --- generating -----------------------------------------------------------------------------------------------
@@ -155,6 +156,7 @@ class LLM:
             speculative: False decodes plainly in the same runtime.
             logits_processor: called as transformers' (input_ids [1, n], scores [1, vocab]) at every position in order.
             stopping_criteria: called as transformers' (input_ids [1, n], scores=None) after every committed token.
+                Like processors they are called for every prompt of a list: those with state serve one prompt only.
 
         Returns a Completion per prompt; with `n` > 1 its `samples` hold all n. Raises SamplingError for a wrong option;
         PromptError and others only for a single prompt (see the module's docstring).
@@ -186,7 +188,9 @@ class LLM:
         held back until that is settled. Closing the iterator cancels.
         """
         job = self.submit_one(prompt, params, prompt_token_ids=prompt_token_ids, **options)
-        return self._pieces(job)
+        pieces = self._pieces(job)
+        next(pieces)  # enters its `try`: from here on, closing or dropping it cancels the request
+        return pieces
 
     def chat(
         self, messages: Sequence[Mapping[str, str]], params: SamplingParams | None = None, **options: Any
@@ -246,12 +250,16 @@ class LLM:
 
         Raises for wrong options; a faulty prompt keeps its error in its job.
         """
-        params = SamplingParams.from_options(options, params)
-        return [
-            self._job(ids, params, sample, speculative, logits_processor, stopping_criteria)
-            for ids in self._prompts(prompt, prompt_token_ids)
-            for sample in range(params.n)
-        ]
+        params = _merged(params, options)
+        jobs: list[Job] = []
+        try:
+            for ids in self._prompts(prompt, prompt_token_ids):
+                for sample in range(params.n):
+                    jobs.append(self._job(ids, params, sample, speculative, logits_processor, stopping_criteria))
+        except BaseException:
+            self.cancel(jobs)
+            raise
+        return jobs
 
     def submit_one(
         self,
@@ -262,9 +270,9 @@ class LLM:
         **options: Any,
     ) -> Job:
         """Puts one prompt in line for streaming; raises its error at once."""
-        params = SamplingParams.from_options(
-            {name: options.pop(name) for name in list(options) if name not in _CALL_OPTIONS}, params
-        )
+        params = _merged(params, {name: options.pop(name) for name in list(options) if name not in _CALL_OPTIONS})
+        if prompt is not None and not isinstance(prompt, str):
+            raise PromptError(f"{prompt!r} is not one prompt; a stream completes one string, call stream once for each")
         if params.n != 1:
             raise SamplingError(f"n={params.n} samples cannot be streamed as one; call stream once per sample")
         ids = None if prompt_token_ids is None else [prompt_token_ids]
@@ -291,14 +299,9 @@ class LLM:
         if (prompt is None) == (prompt_token_ids is None):
             raise PromptError("give either a prompt or prompt_token_ids, and not both")
         if prompt_token_ids is not None:
-            if any(isinstance(ids, int) for ids in prompt_token_ids):
-                raise PromptError("prompt_token_ids holds bare ids; pass a list of lists: prompt_token_ids=[[1, 2, 3]]")
-            return [[int(i) for i in ids] for ids in prompt_token_ids]
-        texts = [prompt] if isinstance(prompt, str) else list(prompt or ())
-        if not all(isinstance(text, str) for text in texts):
-            raise PromptError("a prompt is not a string; pass token ids as prompt_token_ids=[[1, 2, 3]]")
+            return [checked_ids(ids) for ids in _listed(prompt_token_ids)]
         tokenizer = self._needed_tokenizer("a text prompt needs a tokenizer")
-        return [list(tokenizer(text)["input_ids"]) if text else [] for text in texts]
+        return [encoded(tokenizer, text) for text in _listed(prompt)]
 
     def _needed_tokenizer(self, why: str) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
@@ -349,9 +352,11 @@ class LLM:
             self.cancel(jobs)
 
     def _pieces(self, job: Job) -> Iterator[Piece]:
+        """An empty piece at once, then what the rounds add."""
         session = job.session
         assert session is not None
         try:
+            yield Piece("", ())
             while not session.is_finished:
                 self.engine.step()
                 piece = None if session.is_finished else job.next_piece()
@@ -360,6 +365,16 @@ class LLM:
         finally:
             self.cancel([job])
         yield job.last_piece(job.completion(exact=self.engine.verifier.exact).raise_for_error())
+
+
+def _merged(params: SamplingParams | None, options: Mapping[str, Any]) -> SamplingParams:
+    if params is not None and not isinstance(params, SamplingParams):
+        raise SamplingError(f"params={params!r} is no SamplingParams; make one of it, or pass its fields by name")
+    return SamplingParams.from_options(options, params)
+
+
+def _listed(given: object) -> list[Any]:
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
 
 
 def _with_samples(samples: list[Completion]) -> Completion:

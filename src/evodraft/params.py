@@ -6,7 +6,7 @@ Knows ranges and spellings; does not know vocabularies, models or how a law is c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
 from typing import NamedTuple
 
@@ -57,6 +57,9 @@ class SamplingParams:
             object.__setattr__(self, "max_new_tokens", max_tokens)
         if min_tokens is not None:
             object.__setattr__(self, "min_new_tokens", min_tokens)
+        _check_collection("stop", self.stop, Iterable)
+        _check_collection("stop_token_ids", self.stop_token_ids, Iterable)
+        _check_collection("logit_bias", self.logit_bias, Mapping)
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         object.__setattr__(self, "logit_bias", dict(self.logit_bias))
@@ -65,6 +68,8 @@ class SamplingParams:
         for name in _INTEGERS:
             _check_integer(name, getattr(self, name))
         _check_stop(self.stop)
+        for token_id in self.stop_token_ids:
+            _check_token_id("stop_token_ids entry", token_id)
         _check_bias(self.logit_bias)
 
     @classmethod
@@ -102,7 +107,7 @@ _INTEGERS = ("max_new_tokens", "top_k", "min_new_tokens", "seed", "n", "logprobs
 def _check_range(name: str, value: object, low: float, high: float) -> None:
     if value is None and name in ("seed", "logprobs"):
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
         raise SamplingError(f"{name}={value!r} is not a finite number; give one from {low:g} to {high:g}")
     if not low <= value <= high:
         raise SamplingError(f"{name}={value!r} is outside {low:g} .. {high:g}; choose a value within")
@@ -113,6 +118,17 @@ def _check_integer(name: str, value: object) -> None:
         raise SamplingError(f"{name}={value!r} is not a whole number; leave out the fraction")
 
 
+def _check_collection(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        example = "{5: -1.0}" if kind is Mapping else "a list"
+        raise SamplingError(f"{name}={value!r} is not a collection; write {example}, or leave it out")
+
+
+def _check_token_id(what: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise SamplingError(f"{what} {value!r} is not a token id; use whole numbers from 0")
+
+
 def _check_stop(stop: str | Sequence[str]) -> None:
     for text in stop:
         if not isinstance(text, str) or not text:
@@ -121,7 +137,6 @@ def _check_stop(stop: str | Sequence[str]) -> None:
 
 def _check_bias(bias: Mapping[int, float]) -> None:
     for token_id, value in bias.items():
-        if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
-            raise SamplingError(f"logit_bias key {token_id!r} is not a token id; use whole numbers from 0")
-        if math.isnan(value) or value == math.inf:
+        _check_token_id("logit_bias key", token_id)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value < math.inf:
             raise SamplingError(f"logit_bias[{token_id}]={value!r} is not usable; use a finite number or -inf to ban")

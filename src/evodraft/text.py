@@ -1,18 +1,46 @@
-"""Tokens to text, one token at a time: what may be shown, and where a stop string ends it.
+"""Prompts to tokens, and tokens to text one at a time: what may be shown, and where a stop string ends it.
 
 Does not know sessions or models; a TextBuffer follows one sequence and doubles as its stop check.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from evodraft.errors import PromptError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _NUM_CONTEXT = 6  # prompt tokens decoded along, because some tokenizers treat the first token of a text specially
 _INCOMPLETE = "\ufffd"  # what decoders show for half of a character
+
+
+def encoded(tokenizer: PreTrainedTokenizerBase, prompt: object) -> list[int]:
+    """Token ids of a text prompt, none for an empty one. Raises PromptError for what is not text."""
+    if not isinstance(prompt, str):
+        raise PromptError(f"prompt {prompt!r} is not a string; pass token ids as prompt_token_ids=[[1, 2, 3]]")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"the prompt has half of a surrogate pair at character {error.start}, which no tokenizer can read; "
+            "decode its bytes with errors='replace'"
+        ) from None
+    return list(tokenizer(prompt)["input_ids"]) if prompt else []
+
+
+def checked_ids(token_ids: object) -> list[int]:
+    """A list, array or tensor of whole numbers as a list. Raises PromptError for anything else."""
+    try:
+        return [operator.index(token_id) for token_id in token_ids]  # type: ignore[attr-defined]  # tried, not known
+    except (TypeError, ValueError):  # ValueError: a tensor of tensors
+        raise PromptError(
+            f"{token_ids!r} is not a list of token ids; write [1, 2, 3] for one prompt, and a list of such lists for "
+            "generate(prompt_token_ids=...)"
+        ) from None
 
 
 class TextBuffer:

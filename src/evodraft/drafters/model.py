@@ -131,6 +131,8 @@ class ModelDrafter:
     def _feed(self, pieces: Sequence[tuple[int, list[int]]], *, want_logits: bool) -> torch.Tensor:
         widths = [len(tokens) for _, tokens in pieces]
         padded = torch.tensor([[*tokens, *[0] * (max(widths) - len(tokens))] for _, tokens in pieces])
+        # the target may say padding ids that the draft has no row for: any token stands for them, only the guess suffers
+        padded.masked_fill_(padded >= self.decoder.vocab_size, 0)
         output = self.decoder.forward(padded, widths, [slot for slot, _ in pieces], want_logits=want_logits)
         return output.logits if output.logits is not None else torch.empty(0)
 

@@ -1,0 +1,199 @@
+"""Commands that make a bundle from a corpus: `python -m evodraft.training tokenizer|target|draft|bundle`.
+
+Every path is an option. Knows how the recipes fit together; does not know how any of them works.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+import typer
+
+from evodraft.errors import TrainingError
+from evodraft.training.bundle import (
+    load_model,
+    load_provenance,
+    save_model,
+    save_provenance,
+    verify_bundle,
+    write_manifest,
+)
+from evodraft.training.data import BatchSampler, build_streams, hash_streams, sample_texts
+from evodraft.training.draft import DraftRecipe, distil, slice_draft
+from evodraft.training.evaluate import distinct_share, domain_losses, stream_losses
+from evodraft.training.generation import greedy_continuations, sampled_continuations
+from evodraft.training.llama import Shape
+from evodraft.training.mix import DEMO_MIX
+from evodraft.training.optimizers import OptimizerName
+from evodraft.training.progress import ProgressReport
+from evodraft.training.provenance import describe_run
+from evodraft.training.target import Phase, TargetRecipe, TargetTrainer
+from evodraft.training.tokenizer import VOCABULARY_SIZE, load_tokenizer, save_tokenizer, special_ids, train_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+EVALUATION_CONTEXT = 512
+DEFAULT_LATE_FROM = 1250
+PROVENANCE_FILE = "provenance.json"
+DEFAULT_PHASES = "1450x8x16x256,1450x16x16x256,200x16x8x512,80x16x4x1024"
+
+Corpus = Annotated[Path, typer.Option(help="Folder with the corpus files.", file_okay=False)]
+Cache = Annotated[Path, typer.Option(help="Folder for tokenised streams.", file_okay=False)]
+TokenizerFolder = Annotated[Path, typer.Option("--tokenizer", help="Tokenizer folder.", file_okay=False)]
+Out = Annotated[Path, typer.Option(help="Folder to write.", file_okay=False)]
+Threads = Annotated[int, typer.Option(help="CPU threads.", min=1)]
+
+
+def build_app() -> typer.Typer:
+    """The command line."""
+    app = typer.Typer(no_args_is_help=True, add_completion=False, help="Recipes for the demo models.")
+    app.command("tokenizer")(make_tokenizer)
+    app.command("target")(make_target)
+    app.command("draft")(make_draft)
+    app.command("bundle")(make_bundle)
+    app.command("answer")(answer_prompts)
+    return app
+
+
+def make_tokenizer(corpus: Corpus, out: Out, num_chars: int = 12_000_000, size: int = VOCABULARY_SIZE) -> None:
+    """Train the tokenizer on a sample of the mix."""
+    save_tokenizer(train_tokenizer(sample_texts(corpus, DEMO_MIX, num_chars), size), out)
+
+
+def make_target(
+    corpus: Corpus,
+    cache: Cache,
+    tokenizer_folder: TokenizerFolder,
+    run: Annotated[Path, typer.Option(help="Folder for checkpoints; a run in it is resumed.", file_okay=False)],
+    out: Out,
+    phases: Annotated[str, typer.Option(help="STEPSxLAYERSxBATCHxCONTEXT, comma-separated.")] = DEFAULT_PHASES,
+    optimizer: OptimizerName = "muon",
+    matrix_rate: float = 5e-3,
+    other_rate: float = 3e-3,
+    decay_share: float = 0.42,
+    late_from: Annotated[int, typer.Option(help="Draw in the mix's late weights from this step.")] = DEFAULT_LATE_FROM,
+    until: Annotated[int | None, typer.Option(help="Stop at this step.")] = None,
+    threads: Threads = 1,
+) -> None:
+    """Train or resume the target, then write its model folder with a provenance record."""
+    torch.set_num_threads(threads)
+    tokenizer = load_tokenizer(tokenizer_folder)
+    recipe = TargetRecipe(
+        parsed := _parse_phases(phases),
+        shape=Shape(num_layers=parsed[-1].num_layers),
+        optimizer=optimizer,
+        matrix_rate=matrix_rate,
+        other_rate=other_rate,
+        decay_share=decay_share,
+        late_from=late_from,
+    )
+    streams = build_streams(corpus, DEMO_MIX, tokenizer, cache)
+    trainer = TargetTrainer(recipe, streams, DEMO_MIX, special_ids(tokenizer), len(tokenizer), run)
+    trainer.resume()
+    with ProgressReport("target", recipe.num_steps, trainer.step, run / "history.jsonl") as report:
+        model = trainer.run(until, report=report)
+    losses = _held_out(model, corpus, cache, tokenizer)
+    record = describe_run(trainer.data_sha256, recipe.as_dict(), losses, trainer.seconds, trainer.num_tokens)
+    save_model(model, tokenizer, out, torch.float32)
+    save_provenance(record, out / PROVENANCE_FILE)
+
+
+def make_draft(
+    corpus: Corpus,
+    cache: Cache,
+    target: Annotated[Path, typer.Option(help="Target model folder.", file_okay=False)],
+    out: Out,
+    num_steps: int = 600,
+    layers: Annotated[str, typer.Option(help="Target layers to start from, comma-separated.")] = "0,15",
+    generated_share: float = 0.5,
+    num_pools: int = 4,
+    pool_rows: int = 64,
+    matrix_rate: float = 3e-3,
+    other_rate: float = 1e-3,
+    threads: Threads = 1,
+) -> None:
+    """Distil a draft from the target and write its model folder with a provenance record."""
+    torch.set_num_threads(threads)
+    started = time.perf_counter()
+    tokenizer = load_tokenizer(target)
+    recipe = DraftRecipe(num_steps, tuple(int(index) for index in layers.split(",")))
+    recipe = replace(recipe, generated_share=generated_share, num_pools=num_pools, pool_rows=pool_rows)
+    recipe = replace(recipe, matrix_rate=matrix_rate, other_rate=other_rate)
+    model = load_model(target)
+    draft = slice_draft(model, recipe.source_layers, special_ids(tokenizer))
+    streams = build_streams(corpus, DEMO_MIX, tokenizer, cache)
+    sampler = BatchSampler(streams, DEMO_MIX.late_shares, torch.Generator().manual_seed(recipe.seed + 1))
+    with ProgressReport("draft", num_steps, history=out.with_suffix(".history.jsonl")) as report:
+        distil(model, draft, sampler, sampled_continuations(model, recipe.seed), recipe, report)
+    losses = _held_out(draft, corpus, cache, tokenizer)
+    num_tokens = recipe.num_steps * recipe.batch * recipe.context
+    record = describe_run(hash_streams(streams), recipe.as_dict(), losses, time.perf_counter() - started, num_tokens)
+    save_model(draft, tokenizer, out, torch.float32)
+    save_provenance(record, out / PROVENANCE_FILE)
+
+
+def make_bundle(
+    target: Annotated[Path, typer.Option(help="Target model folder.", file_okay=False)],
+    draft: Annotated[Path, typer.Option(help="Draft model folder.", file_okay=False)],
+    out: Out,
+) -> None:
+    """Write both models in bfloat16 with a manifest into `out`, and verify what was written."""
+    folders = {"target": target, "draft": draft}
+    for name, folder in folders.items():
+        save_model(load_model(folder), load_tokenizer(folder), out / name, torch.bfloat16)
+    write_manifest(out, {name: load_provenance(folder / PROVENANCE_FILE) for name, folder in folders.items()})
+    verify_bundle(out)
+
+
+def answer_prompts(
+    model_folder: Annotated[Path, typer.Option("--model", help="Model folder.", file_okay=False)],
+    prompts: Annotated[Path, typer.Option(help="JSON lines with `domain` and `prompt`.", dir_okay=False)],
+    out: Annotated[Path, typer.Option(help="JSON lines to write: the answers.", dir_okay=False)],
+    max_new_tokens: int = 128,
+    threads: Threads = 1,
+) -> None:
+    """Answer prompts greedily in chat form and write the answers with their share of distinct 4-grams."""
+    torch.set_num_threads(threads)
+    tokenizer, model = load_tokenizer(model_folder), load_model(model_folder)
+    ids = special_ids(tokenizer)
+    records = [json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines()]
+    chats = [_chat_ids(tokenizer, record["prompt"]) for record in records]
+    answers = greedy_continuations(model, chats, max_new_tokens, [ids.separator, ids.end], ids.pad)
+    with out.open("w", encoding="utf-8") as file:
+        for record, answer in zip(records, answers, strict=True):
+            extra = {"answer": tokenizer.decode(answer), "tokens": len(answer), "distinct4": distinct_share([answer])}
+            file.write(json.dumps(record | extra, ensure_ascii=False) + "\n")
+
+
+def _parse_phases(text: str) -> tuple[Phase, ...]:
+    try:
+        numbers = [[int(number) for number in phase.split("x")] for phase in text.split(",")]
+        return tuple(Phase(*phase) for phase in numbers)
+    except (ValueError, TypeError) as error:
+        raise TrainingError(f"phases {text!r} are not STEPSxLAYERSxBATCHxCONTEXT, comma-separated") from error
+
+
+def _held_out(
+    model: LlamaForCausalLM, corpus: Path, cache: Path, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, float]:
+    streams = build_streams(corpus, DEMO_MIX, tokenizer, cache, "valid")
+    chosen = {slug: stream for slug, stream in streams.items() if slug in DEMO_MIX.measured}
+    losses = domain_losses(stream_losses(model, chosen, EVALUATION_CONTEXT))
+    return {domain: round(loss.nats, 4) for domain, loss in losses.items()}
+
+
+def _chat_ids(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
+    messages = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    encoded: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return encoded
+
+
+if __name__ == "__main__":
+    build_app()()

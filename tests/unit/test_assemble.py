@@ -1,0 +1,256 @@
+"""From names and limits to an engine: where things come from, and how long sequences may be."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import pytest
+import torch
+
+from evodraft import assemble
+from evodraft.assemble import LoadedTarget, LoadOptions, PartSpecs, build_engine, demo_folder, load_target
+from evodraft.config import EngineConfig
+from evodraft.controllers import ConfidenceController, FixedController
+from evodraft.drafters import ModelDrafter, NgramDrafter
+from evodraft.engine import Engine
+from evodraft.errors import CapacityError, ConfigError, UnknownOptionError, WeightsError
+from evodraft.testing import ScriptedDrafter, SwappingLearner
+from evodraft.testing.pairs import tiny_pair
+from evodraft.testing.tiny import tiny_model
+from evodraft.verifiers.auto import AutoVerifier
+from evodraft.verifiers.coupled import CoupledVerifier
+
+BYTES_PER_TOKEN: Final = 2 * 2 * 2 * 8 * 4  # layers x (keys, values) x heads x numbers x bytes of the tiny llama
+CONTEXT: Final = 256
+
+
+def built(parts: PartSpecs = PartSpecs(), model: Any = None, bundled: Path | None = None, **limits: Any) -> Engine:
+    target = LoadedTarget(model or tiny_model("llama"), None, bundled)
+    return build_engine(target, parts, LoadOptions(), EngineConfig(**limits))
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A demo bundle of tiny models in the place where the real one would be."""
+    pair = tiny_pair("llama")
+    for name, model in (("target", pair.target), ("draft", pair.draft)):
+        model.save_pretrained(tmp_path / name)
+        pair.tokenizer.save_pretrained(tmp_path / name)
+    monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path if package == "evodraft_demo" else None)
+    return tmp_path
+
+
+# --- targets ------------------------------------------------------------------------------------------------------
+
+
+def test_models_that_are_loaded_are_taken_as_they_are() -> None:
+    model, tokenizer = tiny_model("llama"), object()
+    assert load_target((model, tokenizer), LoadOptions()) == (model, tokenizer, None)
+
+
+def test_the_demo_comes_with_its_draft(bundle: Path) -> None:
+    assert demo_folder() == bundle
+    loaded = load_target("demo", LoadOptions(device="cpu"))
+    assert loaded.bundled_draft == bundle / "draft"
+    assert loaded.tokenizer is not None
+    parts = PartSpecs()
+    drafter = build_engine(loaded, parts, LoadOptions(), EngineConfig()).drafter
+    assert isinstance(drafter, ModelDrafter), "auto takes the bundled draft"
+
+
+def test_other_folders_have_none(bundle: Path) -> None:
+    for path in (bundle / "target", str(bundle / "target")):
+        assert load_target(path, LoadOptions(device="cpu")).bundled_draft is None
+
+
+def test_a_demo_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(package: str) -> None:
+        raise ModuleNotFoundError(package)
+
+    monkeypatch.setattr(importlib.resources, "files", missing)
+    with pytest.raises(WeightsError, match="the demo models are not installed; run 'pip install evodraft-demo'"):
+        demo_folder()
+
+
+def test_load_options_reach_the_loader(bundle: Path) -> None:
+    loaded = load_target(bundle / "target", LoadOptions(device="cpu", dtype="bfloat16"))
+    assert loaded.model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("dtype", "device"), [("float32", "cpu"), (torch.float32, "auto"), ("auto", "cpu")])
+def test_options_that_say_what_is_true_of_a_given_model(dtype: Any, device: str) -> None:
+    assert load_target((tiny_model("llama"), None), LoadOptions(device=device, dtype=dtype)).tokenizer is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "bfloat16"}, "dtype=bfloat16 does not fit the given model, which has torch.float32"),
+        ({"device": "cuda"}, "device='cuda' does not fit the given model, which is on cpu"),
+    ],
+)
+def test_options_that_would_change_a_given_model(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_target((tiny_model("llama"), None), LoadOptions(**options))
+
+
+def test_unknown_numerics() -> None:
+    with pytest.raises(UnknownOptionError, match="unknown numerics mode 'invariant'. Known: auto, fast"):
+        LoadOptions(numerics="invariant")
+
+
+@pytest.mark.parametrize(("source", "shown"), [(3, "int"), (None, "NoneType"), ([1], "list")])
+def test_what_is_no_target(source: object, shown: str) -> None:
+    with pytest.raises(ConfigError, match=f"{shown} is not a target; pass 'demo', a path, a hub id"):
+        load_target(source, LoadOptions())
+
+
+# --- parts --------------------------------------------------------------------------------------------------------
+
+
+def test_defaults() -> None:
+    engine = built()
+    assert isinstance(engine.drafter, NgramDrafter)
+    assert isinstance(engine.controller, ConfidenceController)
+    assert isinstance(engine.verifier, AutoVerifier)
+    assert engine.learners == ()
+
+
+def test_without_a_drafter_there_is_no_controller() -> None:
+    engine = built(PartSpecs(drafter=None, controller="fixed"))
+    assert (engine.drafter, engine.controller) == (None, None)
+    assert built(PartSpecs(drafter=None, controller=None)).controller is None
+
+
+def test_objects_are_used_as_they_are() -> None:
+    drafter, controller = ScriptedDrafter(lambda context: None, vocab_size=64), FixedController()
+    verifier, learner = CoupledVerifier(), SwappingLearner([])
+    engine = built(PartSpecs(drafter, controller, verifier, [learner]))
+    assert engine.drafter is drafter
+    assert engine.controller is controller
+    assert engine.verifier is verifier
+    assert engine.learners == (learner,)
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        ({"drafter": 1}, "drafter=1 lacks needs, versions, max_length, admit, step, commit, release, apply; pass a"),
+        ({"drafter": NgramDrafter}, "is a class and not an object of it; pass a name, a config, or an object with the Dr"),
+        ({"controller": None}, "controller=None lacks needs_signals, start, plan, more, observe, finish; pass a name"),
+        ({"verifier": None}, "verifier=None lacks exact, draft_key, verify; pass a name"),
+        ({"learners": [object()]}, "lacks needs, observe, step; pass a name, a config, or an object with the Learner pr"),
+    ],
+)
+def test_objects_without_the_protocol(specs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PartSpecs(**specs)
+
+
+@pytest.mark.parametrize("specs", [{"drafter": "x"}, {"controller": "x"}, {"verifier": "x"}])
+def test_unknown_names(specs: dict[str, Any]) -> None:
+    with pytest.raises(UnknownOptionError, match="unknown .* 'x'"):
+        PartSpecs(**specs)
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+
+def num_bytes(num_sequences: int, num_tokens: int, bytes_per_token: int = BYTES_PER_TOKEN) -> float:
+    """A budget in GiB that holds just so much."""
+    return num_sequences * num_tokens * bytes_per_token / 2**30
+
+
+def length(engine: Engine) -> int:
+    return engine.target.decoder.max_length
+
+
+def test_the_context_is_the_limit_where_memory_is_ample() -> None:
+    assert length(built()) == CONTEXT
+    assert length(built(max_model_len=100)) == 100
+    assert length(built(max_batch=64, kv_cache_gib=num_bytes(64, CONTEXT))) == CONTEXT
+
+
+def test_memory_is_the_limit_where_it_is_short() -> None:
+    assert length(built(max_batch=128, kv_cache_gib=num_bytes(128, 77))) == 77
+    assert length(built(max_batch=128, kv_cache_gib=num_bytes(128, 78) - 2**-30)) == 77, "one byte is missing"
+
+
+def test_the_cache_of_the_draft_counts() -> None:
+    """A draft of four layers needs twice as much as the target."""
+    parts = PartSpecs({"name": "model", "model": tiny_model("llama", num_hidden_layers=4)})
+    engine = built(parts, max_batch=128, kv_cache_gib=num_bytes(128, 77, 3 * BYTES_PER_TOKEN))
+    assert length(engine) == 77
+    assert isinstance(engine.drafter, ModelDrafter)
+    assert (engine.drafter.decoder.max_length, engine.drafter.decoder.num_slots) == (77, 128)
+
+
+def test_a_draft_with_a_shorter_context() -> None:
+    parts = PartSpecs({"name": "model", "model": tiny_model("llama", max_position_embeddings=50)})
+    engine = built(parts)
+    assert length(engine) == CONTEXT
+    assert engine.drafter is not None
+    assert engine.drafter.max_length == 50
+
+
+def test_what_was_asked_for_must_fit() -> None:
+    budget = num_bytes(128, 100)
+    assert length(built(max_batch=128, max_model_len=100, kv_cache_gib=budget)) == 100
+    with pytest.raises(CapacityError) as raised:
+        built(max_batch=128, max_model_len=101, kv_cache_gib=budget)
+    assert str(raised.value) == (
+        "128 sequences of 101 tokens need 0.00308 GiB of cache and the budget is 0.00305 GiB; "
+        "raise kv_cache_gib, or lower max_model_len or max_batch"
+    )
+
+
+def test_two_tokens_are_the_least() -> None:
+    assert length(built(max_batch=1024, model=wide(), kv_cache_gib=num_bytes(1024, 2, WIDE_BYTES))) == 2
+    with pytest.raises(CapacityError, match="1024 sequences of 256 tokens need 4 GiB of cache and the budget is 0.0311"):
+        built(max_batch=1024, model=wide(), kv_cache_gib=num_bytes(1024, 2, WIDE_BYTES) - 1e-4)
+
+
+WIDE_BYTES: Final = 64 * BYTES_PER_TOKEN
+
+
+def wide() -> Any:
+    """A model whose tokens are large in the cache."""
+    return tiny_model("llama", head_dim=512)
+
+
+def test_more_than_the_context_is_refused() -> None:
+    with pytest.raises(CapacityError, match="max_model_len=257 exceeds the model's context of 256; lower it"):
+        built(max_model_len=CONTEXT + 1)
+
+
+def test_a_model_that_names_no_context_gets_what_memory_allows() -> None:
+    facts = SimpleNamespace(bytes_per_token=1000, context_length=None, device=torch.device("cpu"))
+    config = EngineConfig(max_batch=4, kv_cache_gib=1.0)
+    assert assemble._max_length(facts, 500, config) == 2**30 // 6000  # type: ignore[arg-type]
+
+
+def test_the_budget_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
+    monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
+    cpu = torch.device("cpu")
+    assert assemble._cache_budget(cpu, EngineConfig()) == 4096 * 1000 // 4
+    assert assemble._cache_budget(cpu, EngineConfig(kv_cache_gib=0.5)) == 2**29
+    monkeypatch.delattr(os, "sysconf")
+    assert assemble._cache_budget(cpu, EngineConfig()) == 2 * 2**30, "a quarter of what nearly all machines have"
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "share", "budget"),
+    [(600, 1000, 0.9, 500), (1000, 1000, 0.5, 500), (50, 1000, 0.9, 0)],
+)
+def test_the_budget_of_a_gpu(
+    free: int, total: int, share: float, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The share counts what is taken already, weights of target and draft included."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, total))
+    config = EngineConfig(gpu_memory_utilization=share)
+    assert assemble._cache_budget(torch.device("cuda"), config) == budget

@@ -1,0 +1,154 @@
+"""The target: chunks of prompts, scores of a ragged batch, sound numbers only."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from evodraft.params import SamplingParams
+from evodraft.processors import EagerLaws, LazyLaws
+from evodraft.sampling import to_law
+from evodraft.session import Session
+from evodraft.target import Target
+from evodraft.testing import TableDecoder, TableLM
+from evodraft.types import ROOT, Draft, Request
+
+TABLE = TableLM.random(4, order=2, seed=1)
+
+
+def session(slot: int = 0, prompt=(1, 2, 3), **more) -> Session:
+    options = {key: more.pop(key) for key in list(more) if key != "stop_token_ids" and hasattr(SamplingParams(), key)}
+    made = Session(Request(f"request {slot}", prompt, SamplingParams(**options), seed=0, **more))
+    made.slot = slot
+    return made
+
+
+def prefilled(target: Target, *sessions: Session) -> None:
+    target.prefill(sessions, [item.num_to_prefill for item in sessions])
+
+
+class Poisoned(TableDecoder):
+    """Returns a fixed number for one id after one token."""
+
+    def __init__(self, after: int, value: float) -> None:
+        super().__init__(TABLE)
+        self.after = after
+        self.value = value
+
+    def forward(self, token_ids, widths, slots, **options):
+        output = super().forward(token_ids, widths, slots, **options)
+        if output.logits is not None:
+            output.logits[token_ids == self.after] = self.value
+        return output
+
+
+def test_prefill_feeds_the_next_tokens_of_each_prompt() -> None:
+    target = Target(TableDecoder(TABLE), taps=[0, 1])
+    first, second = session(0, (1, 2, 3, 0, 1)), session(3, (2, 2))
+    chunks = target.prefill([first, second], [2, 1])
+    assert [(chunk.slot, chunk.start, chunk.token_ids) for chunk in chunks] == [(0, 0, (1, 2)), (3, 0, (2,))]
+    assert (first.num_prefilled, second.num_prefilled) == (2, 1)
+    assert {layer: tuple(hidden.shape) for layer, hidden in chunks[1].taps.items()} == {0: (1, 4), 1: (1, 4)}
+    (chunk,) = target.prefill([first], [2])
+    assert (chunk.start, chunk.token_ids) == (2, (3, 0))
+    assert first.num_to_prefill == 0
+    assert target.decoder.length(0) == 4
+
+
+def test_scores_of_a_ragged_batch_are_those_of_each_row_alone() -> None:
+    target = Target(TableDecoder(TABLE))
+    rows = [session(0, temperature=1.0), session(1, (2,), temperature=0.5), session(2, (0, 1, 1, 1, 3))]
+    prefilled(target, rows[0], rows[2])
+    drafts = [Draft.chain([0, 1]), Draft.chain([]), Draft.chain([3, 2, 1])]
+    for item, draft, scored in zip(rows, drafts, target.score(rows, drafts), strict=True):
+        assert scored.error is None
+        assert isinstance(scored.scores.laws, EagerLaws)
+        assert scored.scores.has_bonus
+        assert scored.scores.logits.shape == (draft.num_tokens + 1, 4)
+        for node in range(ROOT, draft.num_tokens):
+            context = [*item.token_ids, *draft.token_ids[: node + 1]]
+            wanted = to_law(TABLE.law(context).log(), item.request.params.law)
+            assert torch.allclose(scored.scores.laws.at(node, draft.token_ids[: node + 1]), wanted, atol=1e-12)
+
+
+def test_requests_with_processors_get_lazy_laws() -> None:
+    target = Target(TableDecoder(TABLE))
+    item = session(0, temperature=1.0, logits_processors=(lambda ids, scores: scores * 2,))
+    prefilled(target, item)
+    (scored,) = target.score([item], [Draft.chain([1])])
+    assert isinstance(scored.scores.laws, LazyLaws)
+    law = scored.scores.laws.at(0, [1])
+    assert torch.allclose(law, (TABLE.law([3, 1]).log() * 2).softmax(-1))
+
+
+def test_taps_of_root_and_nodes() -> None:
+    target = Target(TableDecoder(TABLE), taps=[1])
+    rows = [session(0, (1,)), session(1, (2,))]
+    scored = target.score(rows, [Draft.chain([0, 3]), Draft.chain([])])
+    assert [tuple(item.taps[1].shape) for item in scored] == [(3, 4), (1, 4)]
+
+
+@pytest.mark.parametrize("ending", [2, 0])
+def test_nothing_is_scored_after_a_stop_token(ending) -> None:
+    target = Target(TableDecoder(TABLE))
+    item = session(0, (1,), stop_token_ids=frozenset({2}))
+    (scored,) = target.score([item], [Draft.chain([0, ending])])
+    assert scored.scores.has_bonus is (ending != 2)
+    assert scored.scores.logits.shape[0] == (2 if ending == 2 else 3)
+
+
+def test_a_stop_token_before_the_minimum_has_a_next_one() -> None:
+    target = Target(TableDecoder(TABLE))
+    item = session(0, (1,), stop_token_ids=frozenset({2}), min_new_tokens=2)
+    (scored,) = target.score([item], [Draft.chain([0, 2])])
+    assert scored.scores.has_bonus
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_unusable_logits_fail_their_row_only(value) -> None:
+    target = Target(Poisoned(after=3, value=value))
+    rows = [session(0, (1,)), session(1, (2,)), session(2, (1, 1))]
+    prefilled(target, rows[2])
+    scored = target.score(rows, [Draft.chain([2, 3]), Draft.chain([2, 1]), Draft.chain([])])
+    assert [item.error is None for item in scored] == [False, True, True]
+    message = str(scored[0].error)
+    assert "position 3 of request request 0" in message
+    assert "load it with dtype='float32'" in message
+    assert scored[0].scores is None
+
+
+def test_padding_is_not_judged() -> None:
+    """Columns past a row's width are noise, whatever stands there."""
+    target = Target(Poisoned(after=0, value=math.nan))
+    scored = target.score([session(0, (1,)), session(1, (2,))], [Draft.chain([1, 1]), Draft.chain([])])
+    assert [item.error for item in scored] == [None, None]
+
+
+def test_a_stop_token_may_be_followed_by_anything() -> None:
+    target = Target(Poisoned(after=3, value=math.nan))
+    item = session(0, (1,), stop_token_ids=frozenset({3}))
+    (scored,) = target.score([item], [Draft.chain([2, 3])])
+    assert scored.error is None
+
+
+@pytest.mark.parametrize(("vocab_size", "wanted"), [(None, 4), (3, 3), (9, 4)])
+def test_columns_beyond_the_vocabulary_are_cut_off(vocab_size, wanted) -> None:
+    target = Target(TableDecoder(TABLE), vocab_size)
+    assert target.vocab_size == wanted
+    (scored,) = target.score([session(0, (1,), temperature=1.0)], [Draft.chain([])])
+    assert scored.scores.logits.shape == (1, wanted)
+    assert scored.scores.laws.at(ROOT, []).sum().item() == pytest.approx(1.0)
+
+
+def test_keep_and_release() -> None:
+    target = Target(TableDecoder(TABLE))
+    item = session(2, (1, 2))
+    prefilled(target, item)
+    target.score([item], [Draft.chain([0, 0, 0])])
+    item.token_ids += [0, 3]
+    target.keep(item)
+    assert target.decoder.length(2) == 3
+    target.release(2)
+    assert target.decoder.length(2) == 0

@@ -1,0 +1,105 @@
+"""The commands from corpus to bundle, on a corpus with every source of the demo mix."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections import defaultdict
+
+import pytest
+from typer.testing import CliRunner
+
+from evodraft.training.__main__ import build_app
+from evodraft.training.bundle import verify_bundle
+from evodraft.training.data import corpus_file
+from evodraft.training.mix import DEMO_MIX
+
+TEXTS = {
+    "text": {"text": "The grey goose of {} walks. " * 3},
+    "chat": {"prompt": 'Where are "Notices" in {}?', "response": "Here."},
+}
+
+
+@pytest.fixture
+def demo_corpus(tmp_path):
+    lines = defaultdict(list)
+    for source in DEMO_MIX.sources:
+        record = {key: text.replace("{}", source.prefix) for key, text in TEXTS[source.kind].items()}
+        for split in ("train", "valid"):
+            line = json.dumps(record | {"source": source.prefix + "@1:file"}) + "\n"
+            lines[corpus_file(source.domain, source.kind, split)] += 6 * [line]
+    for name, records in lines.items():
+        with lzma.open(tmp_path / name, "wt") as file:
+            file.writelines(records)
+    return tmp_path
+
+
+def call(*words):
+    result = CliRunner().invoke(build_app(), [str(word) for word in words])
+    assert result.exit_code == 0, result.output + str(result.exception)
+
+
+def test_from_corpus_to_answers(demo_corpus, tmp_path):
+    tokenizer, cache, target, draft = (tmp_path / name for name in ("tokenizer", "cache", "target", "draft"))
+    data = ("--corpus", demo_corpus, "--cache", cache)
+    call("tokenizer", "--corpus", demo_corpus, "--out", tokenizer, "--size", 320)
+    run = ("--tokenizer", tokenizer, "--run", tmp_path / "run", "--out", target)
+    call("target", *data, *run, "--phases", "1x1x2x32,1x2x2x32")
+    call(
+        "draft",
+        *data,
+        "--target",
+        target,
+        "--out",
+        draft,
+        "--num-steps",
+        2,
+        "--layers",
+        "0,1",
+        "--num-pools",
+        1,
+        "--pool-rows",
+        2,
+    )
+    call("bundle", "--target", target, "--draft", draft, "--out", tmp_path / "bundle")
+    verify_bundle(tmp_path / "bundle")
+    prompts, answers = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
+    prompts.write_text(json.dumps({"domain": "math", "prompt": "Where is 2?"}) + "\n")
+    call(
+        "answer",
+        "--model",
+        tmp_path / "bundle" / "draft",
+        "--prompts",
+        prompts,
+        "--out",
+        answers,
+        "--max-new-tokens",
+        4,
+    )
+    (answer,) = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert answer["prompt"] == "Where is 2?"
+    assert answer["tokens"] <= 4
+    record = json.loads((target / "provenance.json").read_text())
+    assert set(record["losses"]) == set(DEMO_MIX.domains)
+    assert record["num_tokens"] == 128
+    assert str(tmp_path) not in json.dumps(record)
+
+
+def test_malformed_phases_are_a_clear_error(demo_corpus, tokenizer_folder, tmp_path):
+    words = [
+        "target",
+        "--corpus",
+        demo_corpus,
+        "--cache",
+        tmp_path,
+        "--tokenizer",
+        tokenizer_folder,
+        "--run",
+        tmp_path,
+        "--out",
+        tmp_path,
+        "--phases",
+        "3x4",
+    ]
+    result = CliRunner().invoke(build_app(), [str(word) for word in words])
+    assert "STEPSxLAYERSxBATCHxCONTEXT" in str(result.exception)
