@@ -73,6 +73,7 @@ class PartSpecs:
     def __post_init__(self) -> None:
         if self.drafter is not None:
             _parsed("drafter", self.drafter, DRAFTERS)
+        if self.drafter is not None or self.controller is not None:
             _parsed("controller", self.controller, CONTROLLERS)
         _parsed("verifier", self.verifier, VERIFIERS)
         for learner in self.learners:

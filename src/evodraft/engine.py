@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from evodraft.config import EngineConfig
 from evodraft.drafters.base import CommittedRow
 from evodraft.drafting import DraftRound
-from evodraft.errors import EvodraftError, PromptError, SamplingError
+from evodraft.errors import EvodraftError, PromptError, RequestError, SamplingError
 from evodraft.metrics import Metrics
 from evodraft.sampling import HashedStream
 from evodraft.session import Session
-from evodraft.types import Draft, Feedback, Plan, Timings
+from evodraft.types import Draft, Feedback, Plan, Timings, Verdict
 from evodraft.verifiers.base import Case
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from evodraft.learners.base import Learner
     from evodraft.sampling import RandomStream
     from evodraft.target import Scored, Target
-    from evodraft.types import Commit, Request, Verdict
+    from evodraft.types import Commit, Request
     from evodraft.verifiers.base import Verifier
 
 Clock = Callable[[], float]
@@ -43,6 +43,7 @@ class _Round:
     draft: Draft = Draft.chain([])
     scored: Scored | None = None
     verdict: Verdict | None = None
+    error: EvodraftError | None = None  # why the verdict ends early
     commit: Commit | None = None
 
 
@@ -84,6 +85,7 @@ class Engine:
         self._waiting: deque[Session] = deque()
         self._running: list[Session] = []
         self._free_slots = sorted(range(min(config.max_batch, target.decoder.num_slots)), reverse=True)
+        self._is_in_round = False
         self._keeps_logits = any(learner.needs.target_logits for learner in self.learners)
 
     # --- the way of a request -------------------------------------------------------------------------------------
@@ -91,18 +93,24 @@ class Engine:
     def submit(self, request: Request) -> Session:
         """Checks a request and puts it in line; its session moves on with every `step`.
 
-        Raises PromptError or SamplingError, and nothing else changes.
+        Raises a RequestError, and nothing else changes.
         """
         self._check(request)
+        if any(session.request.request_id == request.request_id for session in (*self._waiting, *self._running)):
+            raise RequestError(f"request id {request.request_id!r} is running already; give every request its own id")
         session = Session(request)
         self._waiting.append(session)
         return session
 
     def cancel(self, session: Session) -> None:
-        """Ends a session before the next round; what it committed stays. Finished sessions are left alone."""
+        """Ends a session before the next round; what it committed stays. Finished sessions are left alone.
+
+        Code of the caller that runs inside a round (stop checks, processors) may call it too: the round ends first.
+        """
         if not session.is_finished:
             session.cancel()
-            self._retire()
+            if not self._is_in_round:
+                self._retire()
 
     @property
     def has_work(self) -> bool:
@@ -114,11 +122,14 @@ class Engine:
         If a part raises what is not a request's fault, the error goes to the caller and the sessions stand as they did
         before the round: the next step repeats it.
         """
+        self._is_in_round = True
         try:
             self._round()
         except BaseException:
             self._take_back()
             raise
+        finally:
+            self._is_in_round = False
 
     # --- the verbs ------------------------------------------------------------------------------------------------
 
@@ -191,31 +202,35 @@ class Engine:
         scored = self.target.score([item.session for item in rounds], [item.draft for item in rounds])
         for item, result in zip(rounds, scored, strict=True):
             item.scored = result
-            if result.error is not None:
-                self._fail(item.session, result.error)
 
     def _verify(self, rounds: list[_Round]) -> None:
-        for item in _alive(rounds):
+        """A fault beyond the first token ends the verdict there: a stop condition before it may make it irrelevant."""
+        for item in rounds:
             session = item.session
-            assert item.scored is not None and item.scored.scores is not None
+            assert item.scored is not None
             case = Case(session.request, session.keys, len(session.token_ids), item.draft, item.scored.scores)
             try:
                 item.verdict = self.verifier.verify(case, self._stream)
             except EvodraftError as error:
-                self._fail(session, error)
+                asked = item.scored.asked
+                item.verdict = Verdict(item.draft.path_to(asked.node), asked.path)
+                item.error = error
 
     def _commit(self, rounds: list[_Round]) -> None:
         confirmed = []
         now = self._clock()
-        for item in _alive(rounds):
+        for item in rounds:
             session, scored = item.session, item.scored
-            assert item.verdict is not None and scored is not None and scored.scores is not None
+            assert item.verdict is not None and scored is not None
             num_before = len(session.token_ids)
             try:
                 item.commit = session.commit(item.draft, item.verdict, scored.scores.logits, now)
             except EvodraftError as error:
-                self._fail(session, error)
-                continue
+                item.commit = session.commits[-1]
+                item.error = error
+            if item.error is not None and not session.is_finished:
+                session.fail(item.error)
+                self.metrics.num_failed_requests += 1
             if not session.is_finished:
                 self.target.keep(session)
                 kept = item.commit.num_accepted
@@ -226,8 +241,7 @@ class Engine:
 
     def _publish(self, rounds: list[_Round], timings: Timings) -> None:
         for item in rounds:
-            if item.commit is None or item.verdict is None or item.scored is None or item.scored.scores is None:
-                continue
+            assert item.commit is not None and item.verdict is not None and item.scored is not None
             feedback = Feedback(
                 request_id=item.session.request.request_id,
                 scope=item.session.request.scope,
@@ -266,11 +280,10 @@ class Engine:
     def _take_back(self) -> None:
         """Caches hold what is committed again, whatever an interrupted round left in them."""
         self._retire()
-        decoding = [session for session in self._running if session.num_to_prefill == 0]
-        for session in decoding:
+        for session in self._running:
             self.target.keep(session)
         if self.drafter is not None:
-            self.drafter.commit([CommittedRow(session.slot, len(session.token_ids) - 1, {}) for session in decoding])
+            self.drafter.commit([CommittedRow(session.slot, session.num_cached, {}) for session in self._running])
 
     # --- checks ---------------------------------------------------------------------------------------------------
 
@@ -307,11 +320,3 @@ class Engine:
         if self.drafter is not None and self.drafter.max_length is not None:
             room = min(room, self.drafter.max_length - len(session.token_ids))
         return max(0, room)
-
-    def _fail(self, session: Session, error: EvodraftError) -> None:
-        session.fail(error)
-        self.metrics.num_failed_requests += 1
-
-
-def _alive(rounds: list[_Round]) -> list[_Round]:
-    return [item for item in rounds if not item.session.is_finished]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import MinNewTokensLengthLogitsProcessor, RepetitionPenaltyLogitsProcessor
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from evodraft.errors import EvodraftError, UserCodeError
 from evodraft.sampling import to_law
@@ -46,6 +46,20 @@ class OccurrencePenalty:
         return scores - self.frequency * counts - self.presence * (counts > 0).to(scores.dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class MinimumLength:
+    """Bans stop ids until the sequence, prompt included, has `length` tokens."""
+
+    length: int
+    stop_ids: tuple[int, ...]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if input_ids.shape[1] >= self.length:
+            return scores
+        known = [token_id for token_id in self.stop_ids if token_id < scores.shape[-1]]
+        return scores.index_fill(-1, torch.tensor(known, dtype=torch.long, device=scores.device), -torch.inf)
+
+
 def make_processors(request: Request) -> tuple[LogitsProcessor, ...]:
     """Processors of a request in transformers' order: bias, penalties, minimum length, then the caller's own."""
     params, prompt_length = request.params, len(request.token_ids)
@@ -58,7 +72,7 @@ def make_processors(request: Request) -> tuple[LogitsProcessor, ...]:
         made.append(OccurrencePenalty(prompt_length, params.presence_penalty, params.frequency_penalty))
     if params.min_new_tokens and request.stop_token_ids:
         stop_ids = sorted(request.stop_token_ids)
-        made.append(MinNewTokensLengthLogitsProcessor(prompt_length, params.min_new_tokens, stop_ids))
+        made.append(MinimumLength(prompt_length + params.min_new_tokens, tuple(stop_ids)))
     return (*made, *request.logits_processors)
 
 

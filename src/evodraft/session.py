@@ -67,6 +67,11 @@ class Session:
         return self.num_prompt_tokens - 1 - self.num_prefilled
 
     @property
+    def num_cached(self) -> int:
+        """Tokens that the target's cache holds between rounds: all but the last, which is fed with the next round."""
+        return len(self.token_ids) - 1 - self.num_to_prefill
+
+    @property
     def is_finished(self) -> bool:
         return self.finish_reason is not None
 
@@ -94,7 +99,8 @@ class Session:
         try:
             for token_id in verdict.token_ids:
                 self.token_ids.append(token_id)
-                self.finish_reason = self._stop_reason(token_id)
+                reason = self._stop_reason(token_id)
+                self.finish_reason = self.finish_reason or reason  # a check may have cancelled the request
                 if self.is_finished:
                     break
         finally:

@@ -1,7 +1,8 @@
 """The big model: chunked prefill, and one scoring pass for a batch of drafts.
 
-Adds to a Decoder what exactness needs: every row of logits is checked, laws are made by the one `to_law`, and rows of
-one session never depend on another's parameters. Does not know how a draft was made or what a verdict will be.
+Adds to a Decoder what exactness needs: laws are made by the one `to_law`, a row of logits is checked before it is
+used, and rows of one session never depend on another's parameters. Does not know how a draft was made or what a
+verdict will be.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import torch
 from evodraft.errors import NumericsError
 from evodraft.processors import EagerLaws, LazyLaws
 from evodraft.sampling import to_laws
-from evodraft.types import Scores
+from evodraft.types import ROOT, Scores
 
 if TYPE_CHECKING:
     from evodraft.runtime.base import Decoder, DecoderOutput
     from evodraft.session import Session
-    from evodraft.types import Draft
+    from evodraft.types import Draft, Laws
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,37 @@ class Chunk:
     taps: Mapping[int, torch.Tensor]  # layer -> [tokens, hidden], what the target computed on them
 
 
+@dataclass(slots=True)
+class AskedLaws:
+    """Laws of one session that are checked when they are asked for, and that remember how far the walk got.
+
+    A row behind a token that is not accepted is never asked for: whatever it holds, plain decoding would not have
+    seen it either.
+    """
+
+    laws: Laws
+    is_sound: Sequence[bool]  # [nodes + 1]
+    session: Session
+    node: int = ROOT  # asked for last
+    path: tuple[int, ...] = ()  # token ids from the root to it
+
+    def at(self, node: int, path: Sequence[int]) -> torch.Tensor:
+        self.node, self.path = node, tuple(path)
+        if not self.is_sound[node + 1]:
+            raise NumericsError(
+                f"the target returned NaN, +inf or no possible token at position "
+                f"{len(self.session.token_ids) + len(path)} of request {self.session.request.request_id}; "
+                "check its weights, or load it with dtype='float32'"
+            )
+        return self.laws.at(node, path)
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores of one session, or the reason why there are none; taps of the root and the nodes."""
+    """Scores of one session; its laws once more as what they are; taps of the root and the nodes."""
 
-    scores: Scores | None
-    error: NumericsError | None
+    scores: Scores
+    asked: AskedLaws
     taps: Mapping[int, torch.Tensor]  # layer -> [nodes + 1, hidden]
 
 
@@ -81,21 +107,20 @@ class Target:
         laws = to_laws(logits, [s.request.params.law if not s.processors else None for s in sessions])
         scored = []
         for row, (session, draft, piece) in enumerate(zip(sessions, drafts, pieces, strict=True)):
-            rows, taps = logits[row, : len(piece)], _row_taps(output, row, len(piece))
-            if not all(is_sound[row][: len(piece)]):
-                scored.append(Scored(None, _numerics_error(session, is_sound[row]), taps))
-                continue
-            made = (
+            rows = logits[row, : len(piece)]
+            made: Laws = (
                 LazyLaws(rows, session.request.params.law, session.processors, list(session.token_ids))
                 if session.processors
                 else EagerLaws(laws[row][: len(piece)])
             )
-            scored.append(Scored(Scores(rows, made, has_bonus=len(piece) > draft.num_tokens), None, taps))
+            asked = AskedLaws(made, is_sound[row], session)
+            scores = Scores(rows, asked, has_bonus=len(piece) > draft.num_tokens)
+            scored.append(Scored(scores, asked, _row_taps(output, row, len(piece))))
         return scored
 
     def keep(self, session: Session) -> None:
-        """Drops from the cache what was not committed; the last token is fed with the next round."""
-        self.decoder.crop(session.slot, len(session.token_ids) - 1)
+        """Drops from the cache what was not committed."""
+        self.decoder.crop(session.slot, session.num_cached)
 
     def release(self, slot: int) -> None:
         """Empties a slot."""
@@ -117,11 +142,3 @@ def _piece(session: Session, draft: Draft) -> tuple[int, ...]:
 
 def _row_taps(output: DecoderOutput, row: int, width: int) -> dict[int, torch.Tensor]:
     return {layer: hidden[row, :width] for layer, hidden in output.taps.items()}
-
-
-def _numerics_error(session: Session, is_sound: Sequence[bool]) -> NumericsError:
-    position = len(session.token_ids) + is_sound.index(False)
-    return NumericsError(
-        f"the target returned NaN, +inf or no possible token at position {position} of request "
-        f"{session.request.request_id}; check its weights, or load it with dtype='float32'"
-    )

@@ -98,6 +98,14 @@ class Draft:
         """Nodes whose parent is `node`, in the order in which they are tried."""
         return [index for index, parent in enumerate(self.parents) if parent == node]
 
+    def path_to(self, node: int) -> tuple[int, ...]:
+        """Nodes from the root's child down to `node`; empty for ROOT."""
+        path: list[int] = []
+        while node != ROOT:
+            path.append(node)
+            node = self.parents[node]
+        return tuple(reversed(path))
+
 
 class Laws(Protocol):
     """Target laws of one draft, after processors and truncation."""

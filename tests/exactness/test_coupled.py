@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evodraft.config import EngineConfig
 from evodraft.drafters import ModelDrafter
@@ -21,6 +24,7 @@ from evodraft.testing import (
     run_all,
     table_engine,
 )
+from evodraft.testing.table_drafters import TABLE_DRAFTERS
 from evodraft.types import ROOT, Draft, Request, Scores
 from evodraft.verifiers import AutoVerifier, Case, CoupledVerifier
 
@@ -132,12 +136,8 @@ def test_plain_decoding_in_the_same_batch() -> None:
 
 def test_samples_of_one_prompt_have_their_own_tokens() -> None:
     engine = table_engine(TARGET, ModelDrafter(TableDecoder(DRAFT), 5), ScriptedController([3]), CoupledVerifier())
-    items = [
-        Request(
-            f"sample {index}", (1, 2), SamplingParams(temperature=1.0, max_new_tokens=12), seed=5, sample_index=index
-        )
-        for index in range(3)
-    ]
+    params = SamplingParams(temperature=1.0, max_new_tokens=12)
+    items = [Request(f"sample {index}", (1, 2), params, seed=5, sample_index=index) for index in range(3)]
     tokens = outputs(engine, items)
     assert len(set(tokens)) == 3
     assert tokens == tuple(coupled_tokens(TARGET, lambda item=item: item) for item in items)
@@ -147,6 +147,27 @@ def test_a_draft_model_that_is_the_target_is_always_accepted() -> None:
     engine = table_engine(TARGET, ModelDrafter(TableDecoder(TARGET), 5), ScriptedController([4]), CoupledVerifier())
     run_all(engine, [request(0)])
     assert engine.metrics.num_accepted_tokens == engine.metrics.num_draft_tokens > 0
+
+
+@given(
+    seed=st.integers(0, 2**63),
+    widths=st.lists(st.integers(0, 6), min_size=1, max_size=5),
+    chosen=st.lists(st.sampled_from(range(len(OPTIONS))), min_size=1, max_size=6),
+    max_batch=st.integers(1, 4),
+    prefill_budget=st.integers(1, 9),
+    drafter=st.sampled_from(sorted(TABLE_DRAFTERS)),
+    stop=st.sets(st.integers(0, 4), max_size=1),
+)
+def test_whatever_the_engine_is_made_of(seed, widths, chosen, max_batch, prefill_budget, drafter, stop) -> None:
+    target, draft = TableLM.random(5, order=1, seed=seed % 1000), TableLM.random(5, order=1, seed=seed % 7)
+    items = [
+        dataclasses.replace(request(number, stop=stop), request_id=f"{place}", seed=seed % 2**64 + place)
+        for place, number in enumerate(chosen)
+    ]
+    config = EngineConfig(max_batch=max_batch, prefill_budget=prefill_budget)
+    made = TABLE_DRAFTERS[drafter](draft)
+    engine = table_engine(target, made, ScriptedController(widths), CoupledVerifier(), config=config)
+    assert outputs(engine, items) == tuple(coupled_tokens(target, lambda item=item: item) for item in items)
 
 
 # --- trees --------------------------------------------------------------------------------------------------------

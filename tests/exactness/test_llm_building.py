@@ -1,4 +1,4 @@
-"""What cannot be built says why: one error with value, limit and remedy. What can be built across padded sizes is exact."""
+"""What cannot be built says why, with value, limit and remedy; what is built across padded sizes is exact."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ def plain(model: torch.nn.Module) -> list[tuple[int, ...]]:
     [
         ({"drafter": "ngrm"}, "unknown drafter 'ngrm'; did you mean 'ngram'?"),
         ({"drafter": "eagle"}, "unknown drafter 'eagle'. Known: auto, model, ngram"),
-        ({"drafter": {"name": "ngram", "max_ngrm": 3}}, "unknown drafter 'ngram' option 'max_ngrm'; did you mean 'max_ngram'?"),
+        (
+            {"drafter": {"name": "ngram", "max_ngrm": 3}},
+            "unknown drafter 'ngram' option 'max_ngrm'; did you mean 'max_ngram'?",
+        ),
         ({"controller": "confidnce"}, "unknown controller 'confidnce'; did you mean 'confidence'?"),
         ({"verifier": "couple"}, "unknown verifier 'couple'; did you mean 'coupled'?"),
         ({"vocabulary": "evolving"}, "unknown vocabulary 'evolving'. Known: None"),
@@ -91,8 +94,14 @@ def test_unknown_names_offer_the_nearest(options: dict[str, Any], message: str) 
         ({"drafter": "ngram", "assistant_model": 1}, "2 drafters are named ('ngram' and 'model')"),
         ({"max_batch": 0}, "max_batch=0 is not a whole number from 1 to 1024"),
         ({"kv_cache_gib": -1.0}, "kv_cache_gib=-1.0 is not a number from 0.001"),
-        ({"dtype": "bfloat16"}, "dtype=bfloat16 does not fit the given model, which has torch.float32; convert it before"),
-        ({"dtype": torch.float16}, "dtype=float16 does not fit the given model, which has torch.float32; convert it before"),
+        (
+            {"dtype": "bfloat16"},
+            "dtype=bfloat16 does not fit the given model, which has torch.float32; convert it before",
+        ),
+        (
+            {"dtype": torch.float16},
+            "dtype=float16 does not fit the given model, which has torch.float32; convert it before",
+        ),
         ({"device": "cuda:1"}, "device='cuda:1' does not fit the given model, which is on cpu; move it before"),
     ],
 )
@@ -180,7 +189,10 @@ def drop_a_tensor(folder: Path) -> None:
     ("damage", "message"),
     [
         (shutil.rmtree, r"the folder .*model does not exist; check the path"),
-        (lambda folder: (folder / "config.json").unlink(), r"has no config\.json; pass the folder that save_pretrained"),
+        (
+            lambda folder: (folder / "config.json").unlink(),
+            r"has no config\.json; pass the folder that save_pretrained",
+        ),
         (lambda folder: (folder / "model.safetensors").unlink(), r"cannot read the weights of .*model: .*again"),
         (truncate, r"cannot read the weights of .*model\.safetensors: .*copy or download the files again"),
         (empty, r"cannot read the weights of .*model\.safetensors: .*copy or download the files again"),
@@ -189,17 +201,13 @@ def drop_a_tensor(folder: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("part", ["target", "draft"])
-def test_damaged_files(
-    stored: Path, tmp_path: Path, part: str, damage: Callable[[Path], None], message: str
-) -> None:
+def test_damaged_files(stored: Path, tmp_path: Path, part: str, damage: Callable[[Path], None], message: str) -> None:
     folder = tmp_path / "model"
     shutil.copytree(stored, folder)
     damage(folder)
+    target, drafter = (str(folder), "ngram") if part == "target" else (tuple(pair()[::2]), f"model:{folder}")
     with pytest.raises(WeightsError, match=message):
-        if part == "target":
-            LLM.from_pretrained(str(folder))
-        else:
-            build(drafter=f"model:{folder}")
+        LLM.from_pretrained(target, drafter=drafter)
 
 
 def test_sound_files_serve(stored: Path) -> None:

@@ -76,7 +76,11 @@ def beside_good_ones(faulty: list[int], drafter: str | None = "model", **options
         ([1, 2**70], PromptError, rf"token id {2**70} is outside the vocabulary 0 \.\. 263"),
         ([1] * 64, PromptError, r"the prompt has 64 tokens, but sequences are limited to 64; shorten"),
         ([1] * 500, PromptError, r"the prompt has 500 tokens, but sequences are limited to 64; shorten"),
-        ([1] * 50, SamplingError, r"max_new_tokens=20 after a prompt of 50 tokens exceeds .* 64 .*max_new_tokens <= 14"),
+        (
+            [1] * 50,
+            SamplingError,
+            r"max_new_tokens=20 after a prompt of 50 tokens exceeds .* 64 .*max_new_tokens <= 14",
+        ),
     ],
 )
 def test_faulty_prompts(prompt: list[int], kind: type[EvodraftError], message: str) -> None:
@@ -124,7 +128,9 @@ def test_what_is_no_prompt_at_all(arguments: dict[str, Any], message: str) -> No
 
 @pytest.mark.parametrize("arguments", [{"prompt": ["a", "b"]}, {"prompt": ["a"]}, {"prompt_token_ids": [[1], [2]]}])
 def test_a_stream_takes_one_prompt(arguments: dict[str, Any]) -> None:
-    with pytest.raises(PromptError, match="is not one prompt; a stream completes one string|is not a list of token ids"):
+    with pytest.raises(
+        PromptError, match="is not one prompt; a stream completes one string|is not a list of token ids"
+    ):
         llm_of().stream(**arguments)
     assert not llm_of().engine.has_work
 
@@ -183,12 +189,16 @@ def test_faulty_parameters_are_refused_before_anything_runs(options: dict[str, A
     [("temprature", "temperature"), ("max_new_token", "max_new_tokens"), ("topk", "top_k"), ("stops", "stop")],
 )
 def test_unknown_sampling_options_name_the_nearest(name: str, nearest: str) -> None:
-    with pytest.raises(UnknownOptionError, match=rf"unknown sampling option '{name}'; did you mean '{nearest}'\? Known"):
+    with pytest.raises(
+        UnknownOptionError, match=rf"unknown sampling option '{name}'; did you mean '{nearest}'\? Known"
+    ):
         llm_of().generate("abc", **{name: 1})
 
 
 def test_limits_that_depend_on_the_model() -> None:
-    with pytest.raises(SamplingError, match=r"max_new_tokens=1000000 after a prompt of 3 .* limit of 64 .*<= 61 or raise"):
+    with pytest.raises(
+        SamplingError, match=r"max_new_tokens=1000000 after a prompt of 3 .* limit of 64 .*<= 61 or raise"
+    ):
         llm_of().generate("abc", max_new_tokens=10**6)
     with pytest.raises(SamplingError, match=r"logit_bias key 264 is outside the vocabulary 0 \.\. 263"):
         llm_of().generate("abc", max_new_tokens=4, logit_bias={264: 1.0})
@@ -287,9 +297,7 @@ def bans_all(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         (bans_all, r"left no usable token at position {position} \(largest score -inf\); allow at least one id"),
     ],
 )
-def test_faulty_processors(
-    processor: Callable[..., Any], message: str, drafter: str | None, num_before: int
-) -> None:
+def test_faulty_processors(processor: Callable[..., Any], message: str, drafter: str | None, num_before: int) -> None:
     """It fails for one prompt, from a token on; the tokens before stay."""
 
     def limited(input_ids: torch.Tensor, scores: torch.Tensor) -> Any:

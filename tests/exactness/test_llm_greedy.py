@@ -178,7 +178,8 @@ def test_eos_inside_an_accepted_block(family: str) -> None:
     eos = first_seen(expected(family)[0], 3)
     reference = transformers_tokens(models, PROMPTS[0], eos_token_id=eos)
     out = llm_of(models, "model", "fixed:9").generate(PROMPTS[0], max_new_tokens=NUM_TOKENS, stop_token_ids=[eos])
-    assert reference[-1] == eos and 3 < len(reference) < NUM_TOKENS
+    assert reference[-1] == eos
+    assert 3 < len(reference) < NUM_TOKENS
     assert out.token_ids == reference[:-1]
     assert out.finish_reason == "stop"
     assert out.stats.num_tokens == len(reference), "committed, EOS included; nothing behind it"
@@ -250,6 +251,7 @@ def test_stop_strings(family: str, length: int, drafter: str | None) -> None:
     )
     ends = [text.index(stop) for stop in stops]
     assert out.token_ids == reference
-    assert out.finish_reason == "stop" and len(reference) < NUM_TOKENS
+    assert out.finish_reason == "stop"
+    assert len(reference) < NUM_TOKENS
     assert out.text == text[: min(ends)]
     assert len(out.token_ids) == min(ends) + length

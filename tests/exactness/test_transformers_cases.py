@@ -1,4 +1,4 @@
-"""What transformers' assisted generation refuses or gets wrong (checked on 5.23), one test each; here it must be right."""
+"""What transformers' assisted generation refuses or gets wrong (checked on 5.23) is right here: one test each."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ BYTES_PER_TOKEN: Final = 2 * 2 * 2 * 8 * 4  # layers x (keys, values) x heads x 
 CONTEXT: Final = 256
 
 
-def built(parts: PartSpecs = PartSpecs(), model: Any = None, bundled: Path | None = None, **limits: Any) -> Engine:
+def built(parts: PartSpecs | None = None, model: Any = None, bundled: Path | None = None, **limits: Any) -> Engine:
     target = LoadedTarget(model or tiny_model("llama"), None, bundled)
-    return build_engine(target, parts, LoadOptions(), EngineConfig(**limits))
+    return build_engine(target, parts or PartSpecs(), LoadOptions(), EngineConfig(**limits))
 
 
 @pytest.fixture
@@ -140,10 +140,16 @@ def test_objects_are_used_as_they_are() -> None:
     ("specs", "message"),
     [
         ({"drafter": 1}, "drafter=1 lacks needs, versions, max_length, admit, step, commit, release, apply; pass a"),
-        ({"drafter": NgramDrafter}, "is a class and not an object of it; pass a name, a config, or an object with the Dr"),
+        (
+            {"drafter": NgramDrafter},
+            "is a class and not an object of it; pass a name, a config, or an object with the Dr",
+        ),
         ({"controller": None}, "controller=None lacks needs_signals, start, plan, more, observe, finish; pass a name"),
         ({"verifier": None}, "verifier=None lacks exact, draft_key, verify; pass a name"),
-        ({"learners": [object()]}, "lacks needs, observe, step; pass a name, a config, or an object with the Learner pr"),
+        (
+            {"learners": [object()]},
+            "lacks needs, observe, step; pass a name, a config, or an object with the Learner pr",
+        ),
     ],
 )
 def test_objects_without_the_protocol(specs: dict[str, Any], message: str) -> None:
@@ -151,7 +157,9 @@ def test_objects_without_the_protocol(specs: dict[str, Any], message: str) -> No
         PartSpecs(**specs)
 
 
-@pytest.mark.parametrize("specs", [{"drafter": "x"}, {"controller": "x"}, {"verifier": "x"}])
+@pytest.mark.parametrize(
+    "specs", [{"drafter": "x"}, {"controller": "x"}, {"verifier": "x"}, {"drafter": None, "controller": "x"}]
+)
 def test_unknown_names(specs: dict[str, Any]) -> None:
     with pytest.raises(UnknownOptionError, match="unknown .* 'x'"):
         PartSpecs(**specs)
@@ -210,7 +218,9 @@ def test_what_was_asked_for_must_fit() -> None:
 
 def test_two_tokens_are_the_least() -> None:
     assert length(built(max_batch=1024, model=wide(), kv_cache_gib=num_bytes(1024, 2, WIDE_BYTES))) == 2
-    with pytest.raises(CapacityError, match="1024 sequences of 256 tokens need 4 GiB of cache and the budget is 0.0311"):
+    with pytest.raises(
+        CapacityError, match="1024 sequences of 256 tokens need 4 GiB of cache and the budget is 0.0311"
+    ):
         built(max_batch=1024, model=wide(), kv_cache_gib=num_bytes(1024, 2, WIDE_BYTES) - 1e-4)
 
 
@@ -247,9 +257,7 @@ def test_the_budget_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     ("free", "total", "share", "budget"),
     [(600, 1000, 0.9, 500), (1000, 1000, 0.5, 500), (50, 1000, 0.9, 0)],
 )
-def test_the_budget_of_a_gpu(
-    free: int, total: int, share: float, budget: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_budget_of_a_gpu(free: int, total: int, share: float, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The share counts what is taken already, weights of target and draft included."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, total))
     config = EngineConfig(gpu_memory_utilization=share)

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from transformers import MinNewTokensLengthLogitsProcessor, RepetitionPenaltyLogitsProcessor
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from evodraft.errors import SamplingError, UserCodeError
 from evodraft.params import LawParams, SamplingParams
-from evodraft.processors import EagerLaws, LazyLaws, LogitBias, OccurrencePenalty, make_processors
+from evodraft.processors import EagerLaws, LazyLaws, LogitBias, MinimumLength, OccurrencePenalty, make_processors
 from evodraft.sampling import to_law
 from evodraft.types import ROOT, Request
 
@@ -54,7 +54,7 @@ def test_processors_come_in_transformers_order_and_the_callers_last() -> None:
         LogitBias,
         RepetitionPenaltyLogitsProcessor,
         OccurrencePenalty,
-        MinNewTokensLengthLogitsProcessor,
+        MinimumLength,
     ]
     assert made[-1] is own
 

@@ -86,8 +86,14 @@ def test_the_tables_understand_what_is_translated(parts: Parts) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"assistant_model": MODEL, "assistant_early_exit": 2}, "assistant_model and assistant_early_exit name 2 drafters"),
-        ({"assistant_model": MODEL, "prompt_lookup_num_tokens": 2}, "assistant_model and prompt_lookup_num_tokens name"),
+        (
+            {"assistant_model": MODEL, "assistant_early_exit": 2},
+            "assistant_model and assistant_early_exit name 2 drafters",
+        ),
+        (
+            {"assistant_model": MODEL, "prompt_lookup_num_tokens": 2},
+            "assistant_model and prompt_lookup_num_tokens name",
+        ),
         ({"max_matching_ngram_size": 3}, "max_matching_ngram_size=3 does nothing without prompt_lookup_num_tokens"),
     ],
 )
@@ -97,7 +103,9 @@ def test_transformers_options_that_do_not_go_together(options: dict[str, Any], m
 
 
 def test_an_unknown_key_names_the_nearest() -> None:
-    with pytest.raises(UnknownOptionError, match="unknown speculative_config key 'num_spec_tokens'; did you mean 'num_"):
+    with pytest.raises(
+        UnknownOptionError, match="unknown speculative_config key 'num_spec_tokens'; did you mean 'num_"
+    ):
         parts_of_speculative_config({"num_spec_tokens": 3})
     with pytest.raises(UnknownOptionError, match="unknown option 'drater'; did you mean 'drafter'"):
         check_options(["drater"], ["drafter", "options"])
@@ -139,7 +147,10 @@ def test_other_spellings_replace_the_default() -> None:
         ((None, "auto", None, {"assistant_model": 1}), r"2 drafters are named \(None and 'model'\)"),
         ((MODEL, "auto", None, {"assistant_early_exit": 1}), r"2 drafters are named \(object and 'early_exit'\)"),
         (("auto", "auto", {}, {"assistant_model": 1}), r"2 drafters are named \('ngram' and 'model'\)"),
-        (("auto", "fixed:2", None, {"num_assistant_tokens": 3}), r"2 controllers are named \('fixed:2' and 'fixed:3'\)"),
+        (
+            ("auto", "fixed:2", None, {"num_assistant_tokens": 3}),
+            r"2 controllers are named \('fixed:2' and 'fixed:3'\)",
+        ),
         (
             ("ngram", "auto", {"model": "m"}, {"assistant_model": 1}),
             r"3 drafters are named \('ngram' and 'model' and 'model'\), but one works; name it in one place only",

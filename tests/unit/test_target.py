@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from evodraft.errors import NumericsError
 from evodraft.params import SamplingParams
 from evodraft.processors import EagerLaws, LazyLaws
 from evodraft.sampling import to_law
@@ -63,8 +64,7 @@ def test_scores_of_a_ragged_batch_are_those_of_each_row_alone() -> None:
     prefilled(target, rows[0], rows[2])
     drafts = [Draft.chain([0, 1]), Draft.chain([]), Draft.chain([3, 2, 1])]
     for item, draft, scored in zip(rows, drafts, target.score(rows, drafts), strict=True):
-        assert scored.error is None
-        assert isinstance(scored.scores.laws, EagerLaws)
+        assert isinstance(scored.asked.laws, EagerLaws)
         assert scored.scores.has_bonus
         assert scored.scores.logits.shape == (draft.num_tokens + 1, 4)
         for node in range(ROOT, draft.num_tokens):
@@ -78,7 +78,7 @@ def test_requests_with_processors_get_lazy_laws() -> None:
     item = session(0, temperature=1.0, logits_processors=(lambda ids, scores: scores * 2,))
     prefilled(target, item)
     (scored,) = target.score([item], [Draft.chain([1])])
-    assert isinstance(scored.scores.laws, LazyLaws)
+    assert isinstance(scored.asked.laws, LazyLaws)
     law = scored.scores.laws.at(0, [1])
     assert torch.allclose(law, (TABLE.law([3, 1]).log() * 2).softmax(-1))
 
@@ -112,25 +112,32 @@ def test_unusable_logits_fail_their_row_only(value) -> None:
     rows = [session(0, (1,)), session(1, (2,)), session(2, (1, 1))]
     prefilled(target, rows[2])
     scored = target.score(rows, [Draft.chain([2, 3]), Draft.chain([2, 1]), Draft.chain([])])
-    assert [item.error is None for item in scored] == [False, True, True]
-    message = str(scored[0].error)
-    assert "position 3 of request request 0" in message
-    assert "load it with dtype='float32'" in message
-    assert scored[0].scores is None
+    laws = [item.scores.laws for item in scored]
+    for node, path in ((ROOT, []), (0, [2])):
+        assert laws[0].at(node, path).isfinite().all()
+        assert laws[1].at(node, path).isfinite().all()
+    with pytest.raises(NumericsError) as raised:
+        laws[0].at(1, [2, 3])
+    assert "position 3 of request request 0" in str(raised.value)
+    assert "load it with dtype='float32'" in str(raised.value)
+    assert laws[1].at(1, [2, 1]).isfinite().all()
+    assert laws[2].at(ROOT, []).isfinite().all()
+    assert (scored[0].asked.node, scored[0].asked.path) == (1, (2, 3))
 
 
 def test_padding_is_not_judged() -> None:
     """Columns past a row's width are noise, whatever stands there."""
     target = Target(Poisoned(after=0, value=math.nan))
     scored = target.score([session(0, (1,)), session(1, (2,))], [Draft.chain([1, 1]), Draft.chain([])])
-    assert [item.error for item in scored] == [None, None]
+    assert all(item.scores.laws.at(ROOT, []).isfinite().all() for item in scored)
 
 
 def test_a_stop_token_may_be_followed_by_anything() -> None:
     target = Target(Poisoned(after=3, value=math.nan))
     item = session(0, (1,), stop_token_ids=frozenset({3}))
     (scored,) = target.score([item], [Draft.chain([2, 3])])
-    assert scored.error is None
+    assert scored.scores.laws.at(0, [2]).isfinite().all()
+    assert not scored.scores.has_bonus
 
 
 @pytest.mark.parametrize(("vocab_size", "wanted"), [(None, 4), (3, 3), (9, 4)])

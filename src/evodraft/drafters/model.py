@@ -104,7 +104,9 @@ class ModelDrafter:
             self._feed(fitting, want_logits=False)
 
     def step(self, rows: Sequence[DraftRow]) -> DraftStep:
-        missing = [(row.slot, row.tokens_from(self.decoder.length(row.slot))) for row in rows]
+        missing = [(row.slot, row.tokens_from(min(self.decoder.length(row.slot), row.length - 1))) for row in rows]
+        for row in rows:
+            self.decoder.crop(row.slot, row.length - 1)  # the last token is fed in any case: it gives the logits
         logits = self._feed(missing, want_logits=True)
         last = torch.tensor([len(tokens) - 1 for _, tokens in missing], device=logits.device)
         picked = logits[torch.arange(len(missing), device=logits.device), last]
@@ -131,7 +133,7 @@ class ModelDrafter:
     def _feed(self, pieces: Sequence[tuple[int, list[int]]], *, want_logits: bool) -> torch.Tensor:
         widths = [len(tokens) for _, tokens in pieces]
         padded = torch.tensor([[*tokens, *[0] * (max(widths) - len(tokens))] for _, tokens in pieces])
-        # the target may say padding ids that the draft has no row for: any token stands for them, only the guess suffers
+        # the target may say padding ids that the draft has no row for; any token may stand in, only the guess suffers
         padded.masked_fill_(padded >= self.decoder.vocab_size, 0)
         output = self.decoder.forward(padded, widths, [slot for slot, _ in pieces], want_logits=want_logits)
         return output.logits if output.logits is not None else torch.empty(0)

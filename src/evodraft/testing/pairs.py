@@ -47,5 +47,5 @@ def noisy_copy(model: PreTrainedModel, noise: float, seed: int = 0) -> PreTraine
         for parameter in copied.parameters():
             if parameter.ndim > 1:
                 scale = noise * parameter.shape[-1] ** -0.5
-                parameter += scale * torch.randn(parameter.shape, generator=generator)
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=scale)
     return copied
