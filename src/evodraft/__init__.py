@@ -2,8 +2,8 @@
 
 >>> from evodraft import LLM
 >>> llm = LLM.from_pretrained("demo")
->>> llm.generate("def fib(n):", max_new_tokens=4).finish_reason
-'length'
+>>> len(llm.generate("def fib(n):", max_new_tokens=4, ignore_eos=True).token_ids)
+4
 """
 
 from evodraft.async_llm import AsyncLLM

@@ -4,9 +4,10 @@
     >>> from evodraft import AsyncLLM
     >>> async def main():
     ...     async with AsyncLLM.from_pretrained("demo") as llm:
-    ...         return await asyncio.gather(*(llm.generate(text, max_new_tokens=4) for text in ("one", "two")))
-    >>> [out.finish_reason for out in asyncio.run(main())]
-    ['length', 'length']
+    ...         calls = (llm.generate(text, max_new_tokens=4, ignore_eos=True) for text in ("one", "two"))
+    ...         return await asyncio.gather(*calls)
+    >>> [len(out.token_ids) for out in asyncio.run(main())]
+    [4, 4]
 
 Requests of all coroutines run in one batch. All work on the LLM happens on that thread, in the order of arrival;
 nothing is locked. Does not decode.

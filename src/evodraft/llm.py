@@ -2,8 +2,8 @@
 
     >>> from evodraft import LLM
     >>> llm = LLM.from_pretrained("demo")
-    >>> llm.generate("The heart pumps", max_new_tokens=8).finish_reason
-    'length'
+    >>> len(llm.generate("The heart pumps", max_new_tokens=8, ignore_eos=True).token_ids)
+    8
 
 A single faulty prompt raises its error. In a list, the faulty ones come back as completions with `.error` set and the
 others are not affected. Not thread-safe: one thread drives an LLM.
@@ -158,8 +158,9 @@ class LLM:
             stopping_criteria: called as transformers' (input_ids [1, n], scores=None) after every committed token.
                 Like processors they are called for every prompt of a list: those with state serve one prompt only.
 
-        Returns a Completion per prompt; with `n` > 1 its `samples` hold all n. Raises SamplingError for a wrong option;
-        PromptError and others only for a single prompt (see the module's docstring).
+        Returns a Completion per prompt; with `n` > 1 its `samples` hold all n. Raises SamplingError for a wrong option
+        and PromptError for what is neither text nor token ids; other faults only for a single prompt (see the
+        module's docstring).
         """
         jobs = self.submit(
             prompt,

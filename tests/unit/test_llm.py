@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from evodraft import LLM, Completion, Piece, SamplingParams
 from evodraft.errors import ConfigError, EvodraftError, PromptError, SamplingError
@@ -58,6 +59,8 @@ def test_samples_are_grouped_by_prompt() -> None:
         assert all(sample.prompt_token_ids == prompt and sample.samples == () for sample in out.samples)
         assert out.token_ids == out.samples[0].token_ids
     assert len({sample.token_ids for out in outs for sample in out.samples}) == 6
+    [seeded] = table_llm().generate(prompt_token_ids=[[1]], n=3, seed=1, **SAMPLING)
+    assert len({sample.token_ids for sample in seeded.samples}) == 3
 
 
 def test_nothing_in_nothing_out() -> None:
@@ -134,6 +137,17 @@ def test_chat_goes_through_the_template() -> None:
     answer = llm.chat(MESSAGES, max_new_tokens=5)
     assert answer.text == llm.generate("<user>hello<a>", max_new_tokens=5).text
     assert llm.chat(MESSAGES, SamplingParams(max_new_tokens=5)).text == answer.text
+
+
+def test_the_template_alone_decides_about_special_tokens() -> None:
+    """A tokenizer that puts a token before every text would put it twice."""
+    llm = text_llm()
+    llm.tokenizer.chat_template = "<|end|>" + TEMPLATE
+    llm.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|end|> $A", special_tokens=[("<|end|>", 256)]
+    )
+    assert llm.generate("a", max_new_tokens=1).prompt_token_ids[0] == 256
+    assert llm.chat_token_ids(MESSAGES).count(256) == 1
 
 
 def test_chat_raises_its_error() -> None:
