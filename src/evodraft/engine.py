@@ -300,7 +300,7 @@ class Engine:
         if len(prompt) >= limit:
             raise PromptError(
                 f"the prompt has {len(prompt)} tokens, but sequences are limited to {limit}; "
-                "shorten the prompt or raise max_model_len"
+                "shorten the prompt or raise max_model_len (and kv_cache_gib, if memory is the limit)"
             )
         biased = [i for i in request.params.logit_bias if i >= self.target.vocab_size]
         if biased:
@@ -311,7 +311,8 @@ class Engine:
         if len(prompt) + wanted > limit:
             raise SamplingError(
                 f"max_new_tokens={wanted} after a prompt of {len(prompt)} tokens exceeds the limit of {limit} tokens "
-                f"per sequence; use max_new_tokens <= {limit - len(prompt)} or raise max_model_len"
+                f"per sequence; use max_new_tokens <= {limit - len(prompt)} or raise max_model_len "
+                "(and kv_cache_gib, if memory is the limit)"
             )
 
     def _room(self, session: Session) -> int:

@@ -57,6 +57,9 @@ class SamplingParams:
             object.__setattr__(self, "max_new_tokens", max_tokens)
         if min_tokens is not None:
             object.__setattr__(self, "min_new_tokens", min_tokens)
+        for name, nothing in _NOTHING.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, nothing)
         _check_collection("stop", self.stop, Iterable)
         _check_collection("stop_token_ids", self.stop_token_ids, Iterable)
         _check_collection("logit_bias", self.logit_bias, Mapping)
@@ -101,6 +104,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "presence_penalty": (-100.0, 100.0),
     "frequency_penalty": (-100.0, 100.0),
 }
+_NOTHING: Mapping[str, object] = {"stop": (), "stop_token_ids": (), "logit_bias": {}}  # None is OpenAI's spelling
 _INTEGERS = ("max_new_tokens", "top_k", "min_new_tokens", "seed", "n", "logprobs")
 
 

@@ -6,6 +6,7 @@ Does not know sessions or models; a TextBuffer follows one sequence and doubles 
 from __future__ import annotations
 
 import operator
+import reprlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ _INCOMPLETE = "\ufffd"  # what decoders show for half of a character
 def encoded(tokenizer: PreTrainedTokenizerBase, prompt: object) -> list[int]:
     """Token ids of a text prompt, none for an empty one. Raises PromptError for what is not text."""
     if not isinstance(prompt, str):
-        raise PromptError(f"prompt {prompt!r} is not a string; pass token ids as prompt_token_ids=[[1, 2, 3]]")
+        shown = reprlib.repr(prompt)  # shortened: messages are logged, prompts are not
+        raise PromptError(f"prompt {shown} is not a string; pass token ids as prompt_token_ids=[[1, 2, 3]]")
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
@@ -38,8 +40,8 @@ def checked_ids(token_ids: object) -> list[int]:
         return [operator.index(token_id) for token_id in token_ids]  # type: ignore[attr-defined]  # tried, not known
     except (TypeError, ValueError):  # ValueError: a tensor of tensors
         raise PromptError(
-            f"{token_ids!r} is not a list of token ids; write [1, 2, 3] for one prompt, and a list of such lists for "
-            "generate(prompt_token_ids=...)"
+            f"{reprlib.repr(token_ids)} is not a list of token ids; write [1, 2, 3] for one prompt, and a list of such "
+            "lists for generate(prompt_token_ids=...)"
         ) from None
 
 

@@ -148,3 +148,9 @@ def test_the_law_is_what_shapes_a_law() -> None:
     params = SamplingParams(temperature=0.5, top_k=3, top_p=0.9, min_p=0.1, seed=5)
     assert params.law == LawParams(0.5, 3, 0.9, 0.1)
     assert SamplingParams().law == LawParams()
+
+
+def test_none_is_nothing() -> None:
+    """OpenAI clients and vLLM send None for what is not wanted."""
+    params = SamplingParams(stop=None, stop_token_ids=None, logit_bias=None)
+    assert (params.stop, params.stop_token_ids, params.logit_bias) == ((), (), {})

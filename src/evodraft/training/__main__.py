@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 EVALUATION_CONTEXT = 512
 DEFAULT_LATE_FROM = 1250
 PROVENANCE_FILE = "provenance.json"
-DEFAULT_PHASES = "1450x8x16x256,1450x16x16x256,200x16x8x512,80x16x4x1024"
+DEFAULT_PHASES = "1450x8x16x256,1400x16x16x256,160x16x8x512,70x16x4x1024"
 
 Corpus = Annotated[Path, typer.Option(help="Folder with the corpus files.", file_okay=False)]
 Cache = Annotated[Path, typer.Option(help="Folder for tokenised streams.", file_okay=False)]
