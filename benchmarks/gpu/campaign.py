@@ -1,0 +1,92 @@
+"""Everything that wants an accelerator, in one script: tests, then plain against speculative decoding.
+
+    python benchmarks/gpu/campaign.py --out results-gpu [--only tests] [--device cuda]
+
+Runs from a checkout without installation and needs no network. Every step writes `<step>.json` at once, so that a run
+that is cut short keeps what it has; a step that fails is reported and the next one runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[2]
+SOURCES = [str(PROJECT / "src"), str(PROJECT / "demo" / "src")]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all steps share."""
+
+    device: str
+    max_new_tokens: int
+    prompts_per_domain: int
+
+
+def run_tests(settings: Settings) -> dict[str, object]:
+    """The tests marked `gpu`; on a CPU, the runtime's own tests in their place."""
+    chosen = ["-m", "gpu", "tests/gpu"] if settings.device == "cuda" else ["tests/unit/runtime/test_hf.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(SOURCES)}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+    return {"command": command[1:], "exit_code": done.returncode, "output_tail": done.stdout[-4000:]}
+
+
+def run_decoding(settings: Settings) -> dict[str, object]:
+    """Plain and speculative decoding of the demo models in the same runtime, by precision and controller."""
+    from evodraft import LLM
+    from evodraft.demo import compare, read_prompts, report, summarise
+
+    documents: dict[str, object] = {}
+    for dtype in ("float32", "bfloat16"):
+        for controller in ("fixed:3", "confidence"):
+            with LLM.from_pretrained("demo", device=settings.device, dtype=dtype, controller=controller) as llm:
+                prompts = read_prompts(settings.prompts_per_domain)
+                done = list(compare(llm, prompts, [0.0, 0.7], settings.max_new_tokens, seed=7))
+                rows = [summarise(done, "all", temperature) for temperature in (0.0, 0.7)]
+                options = {"dtype": dtype, "controller": controller, "device": settings.device}
+                documents[f"{dtype} {controller}"] = report(rows, done, options)
+    return documents
+
+
+STEPS: Mapping[str, Callable[[Settings], dict[str, object]]] = {"tests": run_tests, "decoding": run_decoding}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the steps and returns how many failed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", choices=sorted(STEPS), action="append")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--prompts-per-domain", type=int, default=4)
+    given = parser.parse_args(arguments)
+    sys.path[:0] = SOURCES
+    given.out.mkdir(parents=True, exist_ok=True)
+    settings = Settings(given.device, given.max_new_tokens, given.prompts_per_domain)
+    num_failed = 0
+    for name in given.only or STEPS:
+        started = time.perf_counter()
+        try:
+            result = STEPS[name](settings)
+        except Exception:  # the other steps still run, and the reason is in the file
+            result = {"error": traceback.format_exc()}
+        is_failed = "error" in result or result.get("exit_code", 0) != 0
+        num_failed += is_failed
+        result["seconds"] = time.perf_counter() - started
+        (given.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(f"{name}: {'failed' if is_failed else 'done'} in {result['seconds']:.0f} s", flush=True)
+    return num_failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
