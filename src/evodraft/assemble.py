@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 NUMERICS = ("auto", "fast")
+_LONGEST_REPR = 80  # a model's would fill the screen
 _CPU_CACHE_SHARE = 0.25  # of the machine's memory, where no budget is given
 _PROTOCOLS: Mapping[str, tuple[str, ...]] = {  # what an object given as a part must have
     "drafter": ("needs", "versions", "max_length", "admit", "step", "commit", "release", "apply"),
@@ -174,8 +175,11 @@ def _check_object(kind: str, part: object) -> None:
     missing = [name for name in _PROTOCOLS[kind] if not hasattr(part, name)]
     if missing or isinstance(part, type):
         lack = f"lacks {', '.join(missing)}" if missing else "is a class and not an object of it"
+        is_model = kind == "drafter" and hasattr(part, "forward")
+        hint = "; a draft model goes in as assistant_model=MODEL" if is_model else ""
+        shown = repr(part) if len(repr(part)) <= _LONGEST_REPR else f"<{type(part).__name__}>"
         raise ConfigError(
-            f"{kind}={part!r} {lack}; pass a name, a config, or an object with the {kind.capitalize()} protocol"
+            f"{kind}={shown} {lack}; pass a name, a config, or an object with the {kind.capitalize()} protocol{hint}"
         )
 
 

@@ -20,7 +20,7 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from evodraft.errors import ConfigError
 from evodraft.llm import LLM
@@ -71,6 +71,12 @@ class AsyncLLM:
             self._send(lambda: self._drop(call))
         return completions[0].raise_for_error() if isinstance(prompt, str) else completions
 
+    async def chat(self, messages: Any, params: Any = None, **options: Any) -> Completion:
+        """As `LLM.chat`."""
+        ids = [self._llm.chat_token_ids(messages)]
+        [completion] = await self.generate(prompt_token_ids=ids, params=params, **options)
+        return cast("Completion", completion).raise_for_error()
+
     async def stream(self, prompt: Any = None, params: Any = None, **options: Any) -> AsyncIterator[Piece]:
         """As `LLM.stream`; closing the iterator cancels the request."""
         call = self._open(lambda: [self._llm.submit_one(prompt, params, **options)], is_stream=True)
@@ -84,7 +90,7 @@ class AsyncLLM:
             self._send(lambda: self._drop(call))
 
     async def close(self) -> None:
-        """Ends all requests with status "cancelled", stops the thread and closes the LLM."""
+        """Stops the thread and closes the LLM; requests that still run or wait raise ConfigError."""
         if not self._is_closed:
             self._is_closed = True
             self._commands.put(lambda: None)
@@ -114,6 +120,8 @@ class AsyncLLM:
             self._take_commands()
             if self._calls:
                 self._step()
+        while not self._commands.empty():  # who asked before the end gets an answer too
+            self._commands.get()()
         self._end_all(ConfigError("the AsyncLLM was closed while this request ran; submit it to a new one"))
 
     def _take_commands(self) -> None:

@@ -16,18 +16,18 @@ from rich.text import Text
 
 from evodraft.errors import EvodraftError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__.partition("\n")[0] if __doc__ else None)
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Faster generation, same output.")
 
 
 @app.callback()
 def _root() -> None:
-    """evodraft: faster generation without changing what the model says."""
+    """evodraft: language models generate faster without changing what they say."""
 
 
 @app.command()
 def demo(
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens per answer.")] = 96,
-    prompts_per_domain: Annotated[int, typer.Option(help="Prompts of each of the five domains.")] = 2,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens per answer.")] = 96,
+    prompts_per_domain: Annotated[int, typer.Option(min=1, help="Prompts of each of the five domains.")] = 2,
     temperature: Annotated[list[float] | None, typer.Option(help="May be repeated; default 0 and 0.7.")] = None,
     drafter: Annotated[str, typer.Option(help="auto, model, ngram.")] = "auto",
     controller: Annotated[str, typer.Option(help="auto, fixed:5, confidence, ...")] = "auto",

@@ -87,7 +87,11 @@ def parse_part(kind: str, spec: object, table: Mapping[str, Entry]) -> tuple[Ent
         return entry, _with_argument(entry.config, f"{kind} {name!r}", argument)
     if isinstance(spec, Mapping):
         options = dict(spec)
-        name = str(options.pop("name", ""))
+        if "name" not in options:
+            raise ConfigError(
+                f"{kind}={dict(spec)!r} has no 'name'; write {{'name': ...}} with one of: {', '.join(table)}"
+            )
+        name = str(options.pop("name"))
         entry = _lookup(kind, name, table)
         return entry, from_options(entry.config, f"{kind} {name!r}", options)
     for entry in table.values():

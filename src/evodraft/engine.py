@@ -85,6 +85,7 @@ class Engine:
         self._waiting: deque[Session] = deque()
         self._running: list[Session] = []
         self._free_slots = sorted(range(min(config.max_batch, target.decoder.num_slots)), reverse=True)
+        self._live_ids: set[str] = set()
         self._is_in_round = False
         self._keeps_logits = any(learner.needs.target_logits for learner in self.learners)
 
@@ -96,21 +97,23 @@ class Engine:
         Raises a RequestError, and nothing else changes.
         """
         self._check(request)
-        if any(session.request.request_id == request.request_id for session in (*self._waiting, *self._running)):
+        if request.request_id in self._live_ids:
             raise RequestError(f"request id {request.request_id!r} is running already; give every request its own id")
         session = Session(request)
         self._waiting.append(session)
+        self._live_ids.add(request.request_id)
         return session
 
-    def cancel(self, session: Session) -> None:
-        """Ends a session before the next round; what it committed stays. Finished sessions are left alone.
+    def cancel(self, *sessions: Session) -> None:
+        """Ends sessions before the next round; what they committed stays. Finished ones are left alone.
 
         Code of the caller that runs inside a round (stop checks, processors) may call it too: the round ends first.
         """
-        if not session.is_finished:
+        running = [session for session in sessions if not session.is_finished]
+        for session in running:
             session.cancel()
-            if not self._is_in_round:
-                self._retire()
+        if running and not self._is_in_round:
+            self._retire()
 
     @property
     def has_work(self) -> bool:
@@ -119,8 +122,8 @@ class Engine:
     def step(self) -> None:
         """One round for every running session, and prompt chunks for those that are being admitted.
 
-        If a part raises what is not a request's fault, the error goes to the caller and the sessions stand as they did
-        before the round: the next step repeats it.
+        If a part raises what is not a request's fault, the error goes to the caller, and every cache holds what is
+        committed again: before the commit, the next step repeats the round; after it, the round stands.
         """
         self._is_in_round = True
         try:
@@ -255,7 +258,7 @@ class Engine:
             self.metrics.observe(feedback)
             if self.controller is not None:
                 self.controller.observe(feedback)
-            for learner in self.learners:
+            for learner in self.learners if feedback.scope != "off" else ():
                 learner.observe(feedback)
 
     def _apply_updates(self) -> None:
@@ -266,9 +269,11 @@ class Engine:
 
     def _retire(self) -> None:
         """Takes finished sessions out and frees what they held."""
+        self._live_ids -= {session.request.request_id for session in self._waiting if session.is_finished}
         self._waiting = deque(session for session in self._waiting if not session.is_finished)
         for session in [session for session in self._running if session.is_finished]:
             self._running.remove(session)
+            self._live_ids.discard(session.request.request_id)
             self._free_slots.append(session.slot)
             self._free_slots.sort(reverse=True)  # low slots first: a full batch is then a contiguous range
             self.target.release(session.slot)
@@ -301,6 +306,12 @@ class Engine:
             raise PromptError(
                 f"the prompt has {len(prompt)} tokens, but sequences are limited to {limit}; "
                 "shorten the prompt or raise max_model_len (and kv_cache_gib, if memory is the limit)"
+            )
+        stops = [i for i in request.params.stop_token_ids if i >= self.target.vocab_size]
+        if stops:
+            raise SamplingError(
+                f"stop_token_ids entry {stops[0]} is outside the vocabulary 0 .. {self.target.vocab_size - 1}; "
+                "leave it out"
             )
         biased = [i for i in request.params.logit_bias if i >= self.target.vocab_size]
         if biased:

@@ -41,9 +41,13 @@ class UnknownOptionError(ConfigError):
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         names = sorted(known)
+        self._given = (kind, name, names)
         near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none in this version'}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, object, list[str]]]:
+        return type(self), self._given  # errors travel between processes
 
 
 class RequestError(EvodraftError, ValueError):

@@ -5,12 +5,13 @@ Does not step the engine and does not know models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from evodraft.errors import SamplingError
 from evodraft.types import Completion, Piece, Request, StopCheck
 
 if TYPE_CHECKING:
@@ -60,6 +61,19 @@ class Job:
         self.num_streamed_commits += len(commits)
         self.num_streamed_tokens += len(token_ids)
         return Piece(text, token_ids, min(len(token_ids), sum(commit.num_accepted for commit in commits)))
+
+
+def callables(name: str, given: Any) -> tuple[Any, ...]:
+    """Processors or criteria as a tuple: None is none, one alone is one. Raises SamplingError for anything else."""
+    if given is None:
+        return ()
+    listed = tuple(given) if isinstance(given, Iterable) else (given,)
+    for item in listed:
+        if not callable(item):
+            raise SamplingError(
+                f"{name} holds {item!r}, which cannot be called; pass functions or transformers' objects"
+            )
+    return listed
 
 
 def stop_check(criterion: Any) -> StopCheck:

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, overload
 from evodraft.assemble import LoadOptions, PartSpecs, build_engine, load_target
 from evodraft.config import EngineConfig
 from evodraft.errors import ConfigError, EvodraftError, PromptError, SamplingError
-from evodraft.jobs import Job, stop_check
+from evodraft.jobs import Job, callables, stop_check
 from evodraft.params import SamplingParams
 from evodraft.spellings import check_options, refuse_missing_parts, translate
-from evodraft.text import TextBuffer, checked_ids, encoded
+from evodraft.text import TextBuffer, checked_ids, encoded, encoded_chat
 from evodraft.types import Completion, LogitsProcessor, Piece, Request, StopCheck
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ class LLM:
         max_model_len: int | None = None,
         kv_cache_gib: float | None = None,
         gpu_memory_utilization: float = 0.9,
+        prefill_budget: int = 512,
+        learner_budget_ms: float = 20.0,
         revision: str | None = None,
         trust_remote_code: bool = False,
         device_map: str | Mapping[str, Any] | None = None,
@@ -105,6 +107,8 @@ class LLM:
             max_model_len: tokens per sequence; None = what the model and the memory allow.
             kv_cache_gib: memory for the caches of target and draft together.
             gpu_memory_utilization: share of a GPU that may be filled.
+            prefill_budget: prompt tokens fed per step, so that running streams do not stall.
+            learner_budget_ms: time for learners between two rounds.
             revision: of a hub model.
             trust_remote_code: run code that comes with a hub model.
             device_map: passed to transformers.
@@ -123,7 +127,9 @@ class LLM:
         drafter, controller = translate(drafter, controller, speculative_config, options)
         parts = PartSpecs(drafter, controller, verifier, learners)
         load = LoadOptions(device, dtype, numerics, revision, trust_remote_code, device_map)
-        config = EngineConfig(max_batch, max_model_len, kv_cache_gib, gpu_memory_utilization)
+        config = EngineConfig(
+            max_batch, max_model_len, kv_cache_gib, gpu_memory_utilization, prefill_budget, learner_budget_ms
+        )
         loaded = load_target(target, load)
         engine = build_engine(loaded, parts, load, config)
         return cls(engine, loaded.tokenizer, _eos_token_ids(loaded.model, loaded.tokenizer), seed)
@@ -205,10 +211,7 @@ class LLM:
     def chat_token_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The prompt that the tokenizer's chat template makes of a conversation."""
         tokenizer = self._needed_tokenizer("chat needs a tokenizer with a chat template")
-        if not tokenizer.chat_template:
-            raise ConfigError("this tokenizer has no chat template; use generate with a plain prompt")
-        text = tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
-        return list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
+        return encoded_chat(tokenizer, messages)
 
     # --- the engine -----------------------------------------------------------------------------------------------
 
@@ -290,9 +293,8 @@ class LLM:
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         """Ends what is not finished; what was committed stays."""
-        for job in jobs:
-            if job.session is not None and self._engine is not None:
-                self._engine.cancel(job.session)
+        if self._engine is not None:
+            self._engine.cancel(*(job.session for job in jobs if job.session is not None))
 
     def _prompts(
         self, prompt: str | Sequence[str] | None, prompt_token_ids: Sequence[Sequence[int]] | None
@@ -323,7 +325,7 @@ class LLM:
             self._needed_tokenizer("stop strings need a tokenizer")
         buffer = TextBuffer(self.tokenizer, token_ids, params.stop) if self.tokenizer is not None else None
         checks: list[StopCheck] = [] if buffer is None else [buffer]
-        checks += [stop_check(criterion) for criterion in criteria]
+        checks += [stop_check(criterion) for criterion in callables("stopping_criteria", criteria)]
         eos = frozenset() if params.ignore_eos else self.eos_token_ids
         self._num_requests += 1
         request = Request(
@@ -336,7 +338,7 @@ class LLM:
             is_seed_chosen=params.seed is not None,
             stop_token_ids=eos | frozenset(params.stop_token_ids),
             stop_checks=tuple(checks),
-            logits_processors=tuple(processors),
+            logits_processors=callables("logits_processor", processors),
         )
         job = Job(request, buffer)
         try:

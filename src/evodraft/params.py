@@ -53,10 +53,8 @@ class SamplingParams:
     min_tokens: InitVar[int | None] = None
 
     def __post_init__(self, max_tokens: int | None, min_tokens: int | None) -> None:
-        if max_tokens is not None:
-            object.__setattr__(self, "max_new_tokens", max_tokens)
-        if min_tokens is not None:
-            object.__setattr__(self, "min_new_tokens", min_tokens)
+        self._take_alias("max_tokens", max_tokens, "max_new_tokens", default=128)
+        self._take_alias("min_tokens", min_tokens, "min_new_tokens", default=0)
         for name, nothing in _NOTHING.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, nothing)
@@ -70,6 +68,10 @@ class SamplingParams:
             _check_range(name, getattr(self, name), low, high)
         for name in _INTEGERS:
             _check_integer(name, getattr(self, name))
+        if self.min_new_tokens > self.max_new_tokens:
+            raise SamplingError(
+                f"min_new_tokens={self.min_new_tokens} exceeds max_new_tokens={self.max_new_tokens}; lower it"
+            )
         _check_stop(self.stop)
         for token_id in self.stop_token_ids:
             _check_token_id("stop_token_ids entry", token_id)
@@ -83,7 +85,18 @@ class SamplingParams:
             if name not in known:
                 raise UnknownOptionError("sampling option", name, known)
         values = {f.name: getattr(base, f.name) for f in fields(cls)} if base else {}
+        for alias, name in _ALIASES.items():
+            if alias in options:
+                values.pop(name, None)
         return cls(**(values | dict(options)))
+
+    def _take_alias(self, alias: str, value: int | None, name: str, default: int) -> None:
+        if value is None:
+            return
+        given = getattr(self, name)
+        if given not in (default, value):
+            raise SamplingError(f"{alias}={value} and {name}={given} say different things; give one of them")
+        object.__setattr__(self, name, value)
 
     @property
     def law(self) -> LawParams:
@@ -104,6 +117,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "presence_penalty": (-100.0, 100.0),
     "frequency_penalty": (-100.0, 100.0),
 }
+_ALIASES: Mapping[str, str] = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
 _NOTHING: Mapping[str, object] = {"stop": (), "stop_token_ids": (), "logit_bias": {}}  # None is OpenAI's spelling
 _INTEGERS = ("max_new_tokens", "top_k", "min_new_tokens", "seed", "n", "logprobs")
 

@@ -98,7 +98,8 @@ class LazyLaws:
     def at(self, node: int, path: Sequence[int]) -> torch.Tensor:
         input_ids = torch.tensor([[*self.prefix, *path]], device=self.logits.device)
         scores = self.logits[node + 1 : node + 2]
-        scores = scores if scores.dtype == torch.float64 else scores.float()
+        precision = torch.float64 if scores.dtype == torch.float64 else torch.float32
+        scores = scores.to(precision, copy=True)  # many processors write in place; the raw logits stay as they are
         for processor in self.processors:
             scores = _run(processor, input_ids, scores)
         if not bool(scores.amax().isfinite()):

@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from evodraft.errors import PromptError
+from evodraft.errors import ConfigError, PromptError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,6 +32,21 @@ def encoded(tokenizer: PreTrainedTokenizerBase, prompt: object) -> list[int]:
             "decode its bytes with errors='replace'"
         ) from None
     return list(tokenizer(prompt)["input_ids"]) if prompt else []
+
+
+def encoded_chat(tokenizer: PreTrainedTokenizerBase, messages: object) -> list[int]:
+    """Token ids of a conversation. Raises PromptError for what the chat template cannot read."""
+    if not tokenizer.chat_template:
+        raise ConfigError("this tokenizer has no chat template; use generate with a plain prompt")
+    try:
+        listed = [dict(message) for message in messages]  # type: ignore[attr-defined]  # tried, not known
+        text = tokenizer.apply_chat_template(listed, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # templates are programs: whatever one raises is about these messages
+        raise PromptError(
+            f"the chat template cannot read these messages ({error}); pass a list of "
+            "{'role': 'user', 'content': TEXT}, which 'assistant' and 'user' messages may follow"
+        ) from error
+    return list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
 
 
 def checked_ids(token_ids: object) -> list[int]:
@@ -62,10 +77,11 @@ class TextBuffer:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._ids = list(prompt_ids[-_NUM_CONTEXT:])
-        self._num_seen = len(prompt_ids)
+        self._num_prompt = self._num_seen = len(prompt_ids)
         self._prefix = 0  # ids[prefix:read] is text already decoded, ids[read:] may end within a character
         self._read = len(self._ids)
         self._num_ahead = 0  # characters of ids[read:] that are in the text nevertheless
+        self._is_aligned = False  # the prompt may end within a character, which the output completes
         self._text = ""
         self._stop_at: int | None = None
         self._num_taken = 0
@@ -98,8 +114,8 @@ class TextBuffer:
         return taken
 
     def flush(self) -> None:
-        """The sequence is over: half a character at its end is shown as what it is."""
-        if self._stop_at is None:
+        """The sequence is over: half a character at its end is shown as what it is, if the output has part of it."""
+        if self._stop_at is None and self._num_seen > self._num_prompt:
             self._decode(flush=True)
 
     def finish(self) -> str:
@@ -110,6 +126,7 @@ class TextBuffer:
 
     def _decode(self, *, flush: bool = False) -> None:
         """Adds what the new tokens say, except half a character at their end, and looks for stop strings in it."""
+        self._align()
         num_before = len(self._text)
         shown = self._decoded(self._ids[self._prefix : self._read])
         longer = self._decoded(self._ids[self._prefix :])
@@ -119,6 +136,13 @@ class TextBuffer:
         if settled == longer and len(longer) > len(shown):
             self._prefix, self._read, self._num_ahead = self._read, len(self._ids), 0
         self._stop_at = self._find_stop(num_before)
+
+    def _align(self) -> None:
+        """Moves what counts as decoded back to the last whole character of the prompt, once."""
+        while not self._is_aligned and self._read > 0:
+            self._is_aligned = not self._decoded(self._ids[: self._read]).endswith(_INCOMPLETE)
+            self._read -= not self._is_aligned
+        self._is_aligned = True
 
     def _decoded(self, ids: Sequence[int]) -> str:
         text = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -39,7 +39,7 @@ class Request:
     stop_token_ids: frozenset[int] = frozenset()  # EOS and stop ids; the hit is committed but not part of the output
     stop_checks: tuple[StopCheck, ...] = ()  # stop strings and user criteria, asked in order
     logits_processors: tuple[LogitsProcessor, ...] = ()
-    scope: str = "off"  # learning scope: off, shared, or a tenant's name
+    scope: str = "shared"  # who may learn from it: shared, a tenant's name, or "off" for nobody
 
 
 class Signals(NamedTuple):

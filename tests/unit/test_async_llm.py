@@ -116,3 +116,24 @@ def test_closing_ends_what_runs_and_refuses_what_comes() -> None:
             await llm.generate("one")
 
     asyncio.run(main())
+
+
+def test_closing_answers_those_who_only_just_asked() -> None:
+    async def main() -> list[object]:
+        llm = AsyncLLM(_llm())
+        running = [asyncio.create_task(llm.generate("one", max_new_tokens=200, ignore_eos=True)) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        late = [asyncio.create_task(llm.generate("two", max_new_tokens=200, ignore_eos=True)) for _ in range(3)]
+        await asyncio.sleep(0)
+        await llm.close()
+        return await asyncio.wait_for(asyncio.gather(*running, *late, return_exceptions=True), timeout=60)
+
+    assert all(isinstance(answer, ConfigError) for answer in asyncio.run(main()))
+
+
+def test_chat_goes_through_the_template() -> None:
+    async def body(llm: AsyncLLM) -> Any:
+        llm._llm.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        return await llm.chat([{"role": "user", "content": "one"}], **SAMPLING)
+
+    assert _run(body).token_ids == _llm().generate("one", **SAMPLING).token_ids

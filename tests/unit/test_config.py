@@ -74,7 +74,6 @@ def test_an_object_is_taken_as_it_is() -> None:
     [
         ("fxed", "unknown controller 'fxed'; did you mean 'fixed'"),
         ("", "unknown controller ''"),
-        ({"num_draft_tokens": 3}, "unknown controller ''"),
         ({"name": "fixed", "num_draft_token": 3}, "unknown controller 'fixed' option 'num_draft_token'; did you mean"),
     ],
 )
@@ -157,3 +156,8 @@ def test_engine_limits_are_checked(name, value) -> None:
 def test_every_table_line_is_an_entry() -> None:
     for table in TABLES.values():
         assert all(isinstance(entry, Entry) for entry in table.values())
+
+
+def test_a_mapping_needs_a_name() -> None:
+    with pytest.raises(ConfigError, match=r"controller=\{'num_draft_tokens': 3\} has no 'name'; write .* fixed"):
+        parse_part("controller", {"num_draft_tokens": 3}, CONTROLLERS)

@@ -10,11 +10,11 @@ import torch
 from evodraft.controllers import FixedConfig, FixedController
 from evodraft.drafters.model import ModelDrafter
 from evodraft.engine import Engine
-from evodraft.errors import RequestError
+from evodraft.errors import RequestError, SamplingError
 from evodraft.params import SamplingParams
 from evodraft.session import Session
 from evodraft.target import Target
-from evodraft.testing import TableDecoder, TableLM
+from evodraft.testing import SwappingLearner, TableDecoder, TableLM
 from evodraft.types import Request
 from evodraft.verifiers import CoupledVerifier
 
@@ -86,3 +86,29 @@ def test_a_fault_in_the_middle_of_admission_is_taken_back(engine: Engine, monkey
     assert engine.target.decoder.length(session.slot) == session.num_cached
     _finish(engine)
     assert session.output_ids == expected.output_ids
+
+
+@pytest.mark.parametrize(("scope", "num_seen"), [("shared", 1), ("a tenant", 1), ("off", 0)])
+def test_nobody_learns_from_a_request_that_is_off(scope: str, num_seen: int) -> None:
+    learner = SwappingLearner(lambda feedback: None)
+    seen: list[str] = []
+    learner.observe = lambda feedback: seen.append(feedback.scope)
+    target = TableDecoder(TableLM.random(3, 2, seed=1))
+    engine = Engine(Target(target), CoupledVerifier(), learners=[learner])
+    engine.submit(Request("a", (0,), SamplingParams(max_new_tokens=1), seed=1, scope=scope))
+    _finish(engine)
+    assert seen == [scope] * num_seen
+
+
+def test_a_stop_id_outside_the_vocabulary_is_refused(engine: Engine) -> None:
+    params = SamplingParams(max_new_tokens=1, stop_token_ids=[3])
+    with pytest.raises(SamplingError, match=r"stop_token_ids entry 3 is outside the vocabulary 0 \.\. 2; leave it out"):
+        engine.submit(Request("a", (0,), params, seed=1))
+
+
+def test_many_can_be_cancelled_at_once(engine: Engine) -> None:
+    sessions = [engine.submit(Request(f"r{i}", (0,), PARAMS, seed=i)) for i in range(5)]
+    engine.step()
+    engine.cancel(*sessions)
+    assert not engine.has_work
+    assert [session.finish_reason for session in sessions] == ["cancelled"] * 5

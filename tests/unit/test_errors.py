@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 
 import pytest
 
@@ -31,3 +32,8 @@ def test_an_unknown_name_offers_the_nearest() -> None:
 def test_a_name_that_is_near_to_nothing_lists_what_there_is() -> None:
     assert str(UnknownOptionError("verifier", "xyz", ["b", "a"])) == "unknown verifier 'xyz'. Known: a, b"
     assert str(UnknownOptionError("learner", "xyz", [])) == "unknown learner 'xyz'. Known: none in this version"
+
+
+def test_errors_travel_between_processes() -> None:
+    error = UnknownOptionError("drafter", "ngrm", ["model", "ngram"])
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import MaxLengthCriteria, StoppingCriteriaList
 
-from evodraft.errors import PromptError
-from evodraft.jobs import Job, stop_check
+from evodraft.errors import PromptError, SamplingError
+from evodraft.jobs import Job, callables, stop_check
 from evodraft.params import SamplingParams
 from evodraft.session import Session
 from evodraft.testing.tokenizers import byte_tokenizer
@@ -136,3 +136,11 @@ def test_criteria_of_transformers() -> None:
     assert [check([1] * length) for length in (2, 3, 4)] == [False, True, True]
     assert check.__name__ == "MaxLengthCriteria"
     assert stop_check(StoppingCriteriaList([MaxLengthCriteria(max_length=2)]))([1, 2]) is True
+
+
+def test_processors_and_criteria_may_be_none_one_or_many() -> None:
+    assert callables("logits_processor", None) == ()
+    assert callables("logits_processor", len) == (len,)
+    assert callables("logits_processor", [len, abs]) == (len, abs)
+    with pytest.raises(SamplingError, match="stopping_criteria holds 3, which cannot be called"):
+        callables("stopping_criteria", [len, 3])

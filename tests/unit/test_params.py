@@ -34,7 +34,8 @@ def test_values_within_the_range_are_kept(name, data) -> None:
     low, high = RANGES[name]
     values = st.integers(low, high) if name in INTEGERS else st.floats(low, high)
     value = data.draw(values)
-    assert getattr(SamplingParams(**{name: value}), name) == value
+    others = {"max_new_tokens": value} if name == "min_new_tokens" and value > 0 else {}
+    assert getattr(SamplingParams(**{name: value, **others}), name) == value
 
 
 @pytest.mark.parametrize("name", RANGES)
@@ -154,3 +155,16 @@ def test_none_is_nothing() -> None:
     """OpenAI clients and vLLM send None for what is not wanted."""
     params = SamplingParams(stop=None, stop_token_ids=None, logit_bias=None)
     assert (params.stop, params.stop_token_ids, params.logit_bias) == ((), (), {})
+
+
+def test_two_spellings_must_agree() -> None:
+    with pytest.raises(SamplingError, match="max_tokens=3 and max_new_tokens=9 say different things"):
+        SamplingParams(max_tokens=3, max_new_tokens=9)
+    base = SamplingParams(max_new_tokens=50, min_new_tokens=2)
+    assert SamplingParams.from_options({"max_tokens": 9}, base).max_new_tokens == 9
+    assert SamplingParams.from_options({"min_tokens": 3}, base).min_new_tokens == 3
+
+
+def test_a_minimum_above_the_maximum_is_refused() -> None:
+    with pytest.raises(SamplingError, match="min_new_tokens=5 exceeds max_new_tokens=4"):
+        SamplingParams(max_new_tokens=4, min_new_tokens=5)

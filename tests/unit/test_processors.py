@@ -136,3 +136,21 @@ def test_our_own_errors_pass_through() -> None:
 
     with pytest.raises(SamplingError, match="by a processor of ours"):
         lazy(refuse).at(ROOT, [])
+
+
+def test_a_processor_that_writes_in_place_leaves_the_raw_logits_alone() -> None:
+    def bans(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores[:, 0] = -torch.inf
+        return scores
+
+    logits = torch.tensor([[3.0, 1.0, 2.0]])
+    laws = LazyLaws(logits, LAW, (bans,), [7, 8])
+    assert laws.at(ROOT, [])[0] == 0
+    assert logits.tolist() == [[3.0, 1.0, 2.0]]
+
+
+def test_minimum_length_bans_stop_ids_until_it_is_reached() -> None:
+    processor = MinimumLength(length=3, stop_ids=(1, 9))  # 9 is beyond the vocabulary
+    scores = torch.zeros(1, 4)
+    assert processor(torch.tensor([[5, 5]]), scores).tolist() == [[0.0, -torch.inf, 0.0, 0.0]]
+    assert processor(torch.tensor([[5, 5, 5]]), scores).tolist() == [[0.0] * 4]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from evodraft.errors import PromptError
+from evodraft.errors import ConfigError, PromptError
 from evodraft.testing.tokenizers import EOS, byte_tokenizer
-from evodraft.text import TextBuffer, checked_ids, encoded
+from evodraft.text import TextBuffer, checked_ids, encoded, encoded_chat
 
 WORDS = ("Z", "oë", " STOP", "STO", "P", "日本語", " \U0001f600", "👩‍🚀", "\ufffd", "aa", "\n\n", "end")
 INCOMPLETE = "\ufffd"
@@ -248,3 +248,34 @@ def test_lists_of_whole_numbers(ids: object) -> None:
 def test_what_is_no_list_of_whole_numbers(ids: object) -> None:
     with pytest.raises(PromptError, match="is not a list of token ids; write"):
         checked_ids(ids)
+
+
+@pytest.mark.parametrize("stop", [(), ("STOP",)])
+@pytest.mark.parametrize("num_prompt", range(1, 9))
+def test_a_character_that_the_prompt_begins_is_completed(num_prompt: int, stop: tuple[str, ...]) -> None:
+    ids = byte_tokenizer()("I 🙂 on")["input_ids"]
+    buffer = TextBuffer(byte_tokenizer(), ids[:num_prompt], stop)
+    for length in range(num_prompt + 1, len(ids) + 1):
+        buffer(ids[:length])
+    buffer.flush()
+    whole_before = byte_tokenizer().decode(ids[:num_prompt]).rstrip(INCOMPLETE)
+    assert whole_before + buffer.text == "I 🙂 on"
+
+
+def test_half_a_character_of_the_prompt_is_not_output() -> None:
+    ids = byte_tokenizer()("I 🙂")["input_ids"]
+    buffer = TextBuffer(byte_tokenizer(), ids[:-1])
+    assert buffer.finish() == ""
+
+
+@pytest.mark.parametrize("messages", ["hi", [3], None])
+def test_messages_that_are_none(messages: object) -> None:
+    chat = byte_tokenizer()
+    chat.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    with pytest.raises(PromptError, match="the chat template cannot read these messages"):
+        encoded_chat(chat, messages)
+
+
+def test_messages_need_a_template() -> None:
+    with pytest.raises(ConfigError, match="no chat template; use generate"):
+        encoded_chat(byte_tokenizer(), [{"role": "user", "content": "x"}])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evodraft.config import check_range
+from evodraft.errors import ConfigError
 from evodraft.types import Plan
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _MIN_OBSERVATIONS = 6
 _FALSE_NEGATIVE_WEIGHT = 3.0
+_MAX_OBSERVATIONS = 1024  # ours: the latest ones, so that long outputs cost no more and old text is forgotten
 
 
 @dataclass(slots=True)
@@ -42,6 +44,8 @@ class ConfidenceConfig:
     def __post_init__(self) -> None:
         check_range(self, "threshold", 0.0, 1.0)
         check_range(self, "max_draft_tokens", 1, 64)
+        if not isinstance(self.adapt, bool):
+            raise ConfigError(f"adapt={self.adapt!r} is neither True nor False; choose one")
 
 
 class ConfidenceController:
@@ -72,6 +76,7 @@ class ConfidenceController:
             if signals is not None:
                 state.probabilities.append(signals.probability)
                 state.matches.append(position < num_accepted)
+        del state.probabilities[:-_MAX_OBSERVATIONS], state.matches[:-_MAX_OBSERVATIONS]
         if len(state.matches) >= _MIN_OBSERVATIONS and len(set(state.matches)) == 2:
             state.threshold = best_threshold(state.probabilities, state.matches)
 
@@ -91,10 +96,13 @@ def best_threshold(probabilities: Sequence[float], matches: Sequence[bool]) -> f
     >>> best_threshold([0.9, 0.8, 0.3, 0.2], [True, True, False, False])
     0.8
     """
-    p = np.asarray(probabilities)
-    is_match = np.asarray(matches, dtype=bool)
-    candidates = np.unique(p)[::-1]
-    is_positive = p[None] >= candidates[:, None]
-    false_positive_rate = (is_positive & ~is_match).sum(1) / (~is_match).sum()
-    false_negative_rate = (~is_positive & is_match).sum(1) / is_match.sum()
-    return float(candidates[np.argmin(false_positive_rate + _FALSE_NEGATIVE_WEIGHT * false_negative_rate)])
+    p, is_match = np.asarray(probabilities), np.asarray(matches, dtype=bool)
+    order = np.argsort(-p, kind="stable")
+    p, is_match = p[order], is_match[order]
+    is_last_of_its_value = np.append(p[1:] != p[:-1], True)
+    num_true_positives = np.cumsum(is_match)[is_last_of_its_value]
+    num_false_positives = np.cumsum(~is_match)[is_last_of_its_value]
+    false_positive_rate = num_false_positives / (~is_match).sum()
+    false_negative_rate = 1 - num_true_positives / is_match.sum()
+    costs = false_positive_rate + _FALSE_NEGATIVE_WEIGHT * false_negative_rate
+    return float(p[is_last_of_its_value][np.argmin(costs)])

@@ -48,7 +48,7 @@ def check_model(model: torch.nn.Module, facts: ModelFacts) -> ModelFacts:
         raise UnsupportedModelError(
             f"model type {facts.model_type!r} scores ragged passes differently from plain text: logits differ by "
             f"{deviation:.3g} (root mean square), the limit is {limit:.3g}; it probably ignores attention_mask or "
-            "position_ids; choose another architecture, or pass self_check=False if this is wrong"
+            "position_ids; choose another architecture, or build HfDecoder(model, self_check=False) if this is wrong"
         )
     return replace(facts, bytes_per_token=cache.bytes_per_token)
 
@@ -62,7 +62,8 @@ def _naming_failures(facts: ModelFacts) -> Iterator[None]:
     except Exception as error:  # foreign code with arguments it may never have met: any failure means "cannot"
         raise UnsupportedModelError(
             f"model type {facts.model_type!r} failed on a ragged pass with ready masks and positions: "
-            f"{type(error).__name__}: {error}; choose another architecture, or pass self_check=False if this is wrong"
+            f"{type(error).__name__}: {error}; choose another architecture, or build "
+            "HfDecoder(model, self_check=False) if this is wrong"
         ) from error
 
 

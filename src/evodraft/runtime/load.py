@@ -158,13 +158,20 @@ def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
 
 
 def _device(device: str | torch.device) -> torch.device:
-    if device != "auto":
-        try:
-            return torch.device(device)
-        except RuntimeError as error:
-            raise ConfigError(f"device={device!r}: {_first_line(error)}; use 'auto', 'cpu' or 'cuda'") from error
+    """The device, which exists. Raises ConfigError otherwise."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")
+    if device == "auto":
+        return accelerator or torch.device("cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device={device!r}: {_first_line(error)}; use 'auto', 'cpu' or 'cuda'") from error
+    here = {"cpu", "meta"} | ({accelerator.type} if accelerator else set())
+    if found.type not in here:
+        raise ConfigError(
+            f"device={device!r} is not here; torch sees {', '.join(sorted(here - {'meta'}))}; use one of them"
+        )
+    return found
 
 
 def _first_line(error: Exception) -> str:

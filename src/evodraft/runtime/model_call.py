@@ -104,5 +104,5 @@ def _naming_exhausted_memory() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise CapacityError(
-            f"the device ran out of memory in a pass ({error}); lower max_length, num_slots or the prefill chunk"
+            f"the device ran out of memory in a pass ({error}); lower max_model_len, max_batch or prefill_budget"
         ) from error

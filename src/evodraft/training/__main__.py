@@ -109,13 +109,13 @@ def make_draft(
     cache: Cache,
     target: Annotated[Path, typer.Option(help="Target model folder.", file_okay=False)],
     out: Out,
-    num_steps: int = 600,
+    num_steps: int = 560,
     layers: Annotated[str, typer.Option(help="Target layers to start from, comma-separated.")] = "0,15",
     generated_share: float = 0.5,
-    num_pools: int = 4,
-    pool_rows: int = 64,
-    matrix_rate: float = 3e-3,
-    other_rate: float = 1e-3,
+    num_pools: int = 6,
+    pool_rows: int = 96,
+    matrix_rate: float = 4e-3,
+    other_rate: float = 2e-3,
     threads: Threads = 1,
 ) -> None:
     """Distil a draft from the target and write its model folder with a provenance record."""

@@ -122,3 +122,16 @@ def test_no_observed_threshold_is_better(observations) -> None:
 def test_wrong_options(values) -> None:
     with pytest.raises(ConfigError, match="choose one within"):
         ConfidenceConfig(**values)
+
+
+def test_adapt_is_a_yes_or_no() -> None:
+    with pytest.raises(ConfigError, match="adapt='no' is neither True nor False"):
+        ConfidenceConfig(adapt="no")
+
+
+def test_old_observations_are_forgotten() -> None:
+    controller = ConfidenceController(ConfidenceConfig(threshold=0.0))
+    controller.start("a")
+    for _ in range(600):
+        controller.observe(feedback([0.9, 0.2], 1, "a"))
+    assert len(controller._states["a"].matches) == len(controller._states["a"].probabilities) == 1024
