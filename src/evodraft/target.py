@@ -7,7 +7,7 @@ verdict will be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,13 +43,16 @@ class AskedLaws:
     """
 
     laws: Laws
-    is_sound: Sequence[bool]  # [nodes + 1]
+    is_sound: list[bool]  # [nodes + 1]
     session: Session
+    rescore: Callable[[int, Sequence[int]], None] | None = None  # scores a row again before it is used
     node: int = ROOT  # asked for last
     path: tuple[int, ...] = ()  # token ids from the root to it
 
     def at(self, node: int, path: Sequence[int]) -> torch.Tensor:
         self.node, self.path = node, tuple(path)
+        if self.rescore is not None:
+            self.rescore(node, path)
         if not self.is_sound[node + 1]:
             raise NumericsError(
                 f"the target returned NaN, +inf or no possible token at position "
@@ -107,16 +110,39 @@ class Target:
         laws = to_laws(logits, [s.request.params.law if not s.processors else None for s in sessions])
         scored = []
         for row, (session, draft, piece) in enumerate(zip(sessions, drafts, pieces, strict=True)):
-            rows = logits[row, : len(piece)]
-            made: Laws = (
-                LazyLaws(rows, session.request.params.law, session.processors, list(session.token_ids))
-                if session.processors
-                else EagerLaws(laws[row][: len(piece)])
-            )
-            asked = AskedLaws(made, is_sound[row], session)
+            rows, taps = logits[row, : len(piece)], _row_taps(output, row, len(piece))
+            is_spoiled = len(piece) > 1 and not all(is_sound[row][: len(piece)])
+            lazy = LazyLaws(rows, session.request.params.law, session.processors, list(session.token_ids))
+            eager = EagerLaws(laws[row][: len(piece)]) if row in laws else None
+            asked = AskedLaws(lazy if is_spoiled or eager is None else eager, is_sound[row], session)
+            if is_spoiled:
+                asked.rescore = self._stepwise(asked, rows, taps)
             scores = Scores(rows, asked, has_bonus=len(piece) > draft.num_tokens)
-            scored.append(Scored(scores, asked, _row_taps(output, row, len(piece))))
+            scored.append(Scored(scores, asked, taps))
         return scored
+
+    def _stepwise(
+        self, asked: AskedLaws, rows: torch.Tensor, taps: Mapping[int, torch.Tensor]
+    ) -> Callable[[int, Sequence[int]], None]:
+        """Scores a session again, token by token along the accepted path, as plain decoding would.
+
+        A token that makes a model overflow spoils rows before its own, because attention multiplies even masked
+        values by zero. Where the target never says it, plain decoding never sees that.
+        """
+        session = asked.session
+        self.keep(session)
+        self.decoder.scrub(session.slot)
+
+        def rescore(node: int, path: Sequence[int]) -> None:
+            token_id = path[-1] if path else session.token_ids[-1]
+            output = self._forward([(token_id,)], [session.slot], want_logits=True)
+            assert output.logits is not None
+            rows[node + 1] = output.logits[0, 0, : self.vocab_size]
+            asked.is_sound[node + 1] = bool(rows[node + 1].amax().isfinite())
+            for layer, hidden in output.taps.items():
+                taps[layer][node + 1] = hidden[0, 0]
+
+        return rescore
 
     def keep(self, session: Session) -> None:
         """Drops from the cache what was not committed."""

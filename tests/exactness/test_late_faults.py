@@ -8,12 +8,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from evodraft import LLM
 from evodraft.controllers import FixedConfig, FixedController
 from evodraft.engine import Engine
 from evodraft.params import SamplingParams
 from evodraft.session import Session
 from evodraft.target import Target
 from evodraft.testing import ScriptedDrafter, TableDecoder, TableLM
+from evodraft.testing.tiny import tiny_model
 from evodraft.types import Request
 from evodraft.verifiers import VERIFIERS
 
@@ -95,3 +97,24 @@ def test_what_was_accepted_before_a_fault_stays(verifier: str) -> None:
     assert fast.output_ids == plain.output_ids == (1, 2)
     assert "the grammar is over" in str(fast.error)
     assert str(fast.error) == str(plain.error)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_token_that_breaks_the_model_is_harmless_where_it_is_never_said(
+    value: float, attention: str, batch: int
+) -> None:
+    """Its keys and values reach even earlier rows of the same pass, through zero times NaN."""
+    model = tiny_model("llama", vocab_size=64, seed=0, attn_implementation=attention)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[50] = value
+    options = {"max_new_tokens": 20, "ignore_eos": True, "logit_bias": {50: -torch.inf}}
+    prompts = [[1, 2, 3], [4], [5, 6]][:batch]
+    drafter = ScriptedDrafter(lambda tokens: 50 if len(tokens) % 3 else 7, vocab_size=64)
+    plain = LLM.from_pretrained((model, None), drafter=None).generate(prompt_token_ids=prompts, **options)
+    llm = LLM.from_pretrained((model, None), drafter=drafter, controller="fixed:3")
+    for _ in range(2):  # the slots are clean for whoever comes next
+        fast = llm.generate(prompt_token_ids=prompts, **options)
+        assert [out.error for out in fast] == [None] * batch
+        assert [out.token_ids for out in fast] == [out.token_ids for out in plain]

@@ -73,3 +73,7 @@ class Decoder(Protocol):
     def release(self, slot: int) -> None:
         """Empties a slot."""
         ...
+
+    def scrub(self, slot: int) -> None:
+        """Overwrites whatever a slot still holds beyond its length, so that a NaN there reaches no later pass."""
+        ...

@@ -119,13 +119,18 @@ class SlotCache:
                 lengths[layer] = length
 
     def release(self, slot: int) -> None:
-        """Empties a slot. Zeroes what it held, because a NaN left behind would reach its next user through 0 * NaN."""
+        """Empties a slot, and scrubs it: a NaN left behind would reach its next user."""
         self._lengths[self._checked(slot)] = [0] * self.num_layers
-        touched, self._touched[slot] = self._touched[slot], 0
+        self.scrub(slot)
+
+    def scrub(self, slot: int) -> None:
+        """Zeroes what was written beyond the slot's length: masked values are multiplied by 0, and 0 * NaN is NaN."""
+        start, end = max(self._lengths[self._checked(slot)]), self._touched[slot]
+        self._touched[slot] = min(start, end)
         for buffers in self._buffers:
             if buffers is not None:
-                buffers.keys[slot, :, :touched].zero_()
-                buffers.values[slot, :, :touched].zero_()
+                buffers.keys[slot, :, start:end].zero_()
+                buffers.values[slot, :, start:end].zero_()
 
     # ---- a pass ----------------------------------------------------------------------------------------------
 

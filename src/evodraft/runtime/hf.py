@@ -101,3 +101,6 @@ class HfDecoder:
 
     def release(self, slot: int) -> None:
         self._cache.release(slot)
+
+    def scrub(self, slot: int) -> None:
+        self._cache.scrub(slot)

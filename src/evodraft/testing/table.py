@@ -105,6 +105,9 @@ class TableDecoder:
     def release(self, slot: int) -> None:
         self._tokens[slot].clear()
 
+    def scrub(self, slot: int) -> None:
+        """Nothing to do: what is cropped is gone."""
+
 
 def _random_row(vocab_size: int, num_zeros: int, generator: torch.Generator) -> list[int]:
     allowed = torch.randperm(vocab_size, generator=generator)[: vocab_size - num_zeros]
