@@ -18,12 +18,15 @@ import transformers
 
 from evodraft.assemble import demo_folder
 from evodraft.errors import WeightsError
+from evodraft.sampling import RequestKeys, exponential_noise
 
 if TYPE_CHECKING:
     from evodraft.llm import LLM
+    from evodraft.sampling import NoiseKey
     from evodraft.types import Completion
 
 SCHEMA = "evodraft.demo/1"
+_NUM_RIVALS = 64  # of the most likely tokens, among which a difference is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class Difference:
     """Where plain and speculative output part, and how close the target's choice was there."""
 
     position: int  # output tokens that agree
-    margin_nats: float  # log-probability of the target's best token minus that of its second
+    margin_nats: float  # of the target's best token over its second, in what decides: log p, with noise if sampled
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def compare(
         for prompt in prompts:
             plain = _answer(llm, prompt, temperature, max_new_tokens, seed, speculative=False)
             fast = _answer(llm, prompt, temperature, max_new_tokens, seed, speculative=True)
-            yield Comparison(prompt, temperature, plain, fast, _difference(llm, plain, fast))
+            yield Comparison(prompt, temperature, plain, fast, _difference(llm, plain, fast, temperature))
 
 
 def summarise(comparisons: Sequence[Comparison], domain: str, temperature: float) -> Row:
@@ -165,17 +168,29 @@ def _answer(
     )
 
 
-def _difference(llm: LLM, plain: Completion, fast: Completion) -> Difference | None:
+def _difference(llm: LLM, plain: Completion, fast: Completion, temperature: float) -> Difference | None:
     if plain.token_ids == fast.token_ids:
         return None
     pairs = zip(plain.token_ids, fast.token_ids, strict=False)
     shorter = min(len(plain.token_ids), len(fast.token_ids))
     position = next((i for i, (left, right) in enumerate(pairs) if left != right), shorter)
     prefix = [*plain.prompt_token_ids, *plain.token_ids[:position]]
-    [after] = llm.generate(prompt_token_ids=[prefix], max_new_tokens=1, logprobs=2, speculative=False, ignore_eos=True)
+    [after] = llm.generate(
+        prompt_token_ids=[prefix], max_new_tokens=1, logprobs=_NUM_RIVALS, speculative=False, ignore_eos=True
+    )
     assert after.logprobs is not None
-    best, second = sorted(after.logprobs[0].top.values(), reverse=True)
-    return Difference(position, best - second)
+    key = RequestKeys(plain.seed).coupled(len(prefix))
+    return Difference(position, _margin(after.logprobs[0].top, temperature, key))
+
+
+def _margin(log_law: Mapping[int, float], temperature: float, key: NoiseKey) -> float:
+    """How far the two strongest rivals were apart: in log-probability, or as the coupled sample sees them."""
+    scores = torch.tensor(list(log_law.values()), dtype=torch.float64)
+    if temperature > 0:
+        ids = torch.tensor(list(log_law), dtype=torch.int32)
+        scores = scores / temperature - exponential_noise([key], len(ids), ids=ids)[0].double().log()
+    best, second = scores.topk(2).values.tolist()
+    return float(best - second)
 
 
 def _distinct(outputs: Sequence[Sequence[int]], size: int) -> float:

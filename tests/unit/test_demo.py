@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from evodraft import LLM, WeightsError
-from evodraft.demo import Comparison, Prompt, compare, read_prompts, report, summarise
+from evodraft.demo import Comparison, Prompt, _margin, compare, read_prompts, report, summarise
+from evodraft.sampling import HashedStream, RequestKeys, exponential_noise
 from evodraft.testing.tiny import tiny_model
 from evodraft.testing.tokenizers import byte_tokenizer
 from evodraft.types import Completion, GenerationStats
@@ -104,3 +106,16 @@ def test_totals_by_hand() -> None:
     assert (row.plain_tokens_per_s, row.speculative_tokens_per_s, row.speed_up) == (1.0, 4.0, 4.0)
     assert (row.mean_acceptance_length, row.acceptance_rate, row.tokens_per_target_pass) == (4.0, 0.6, 4.0)
     assert row.distinct_4 == 4 / 5  # 1234 occurs twice among five 4-grams
+
+
+def test_a_sampled_margin_is_that_of_the_race() -> None:
+    """The best token by score is the coupled sample itself, and a tie is a tie in what decides."""
+    logits = torch.randn(1, 50, generator=torch.Generator().manual_seed(0))
+    key = RequestKeys(7).coupled(12)
+    log_law = dict(enumerate(logits[0].log_softmax(dim=-1).tolist()))
+    law = (logits / 0.7).softmax(dim=-1)
+    race = (law.log() - exponential_noise([key], 50).log())[0].topk(2)
+    assert int(race.indices[0]) == int(HashedStream().draw(law, [key])[0])
+    assert _margin(log_law, 0.7, key) == pytest.approx(float(race.values[0] - race.values[1]), rel=1e-4)
+    best, second = logits[0].log_softmax(dim=-1).topk(2).values.tolist()
+    assert _margin(log_law, 0.0, key) == pytest.approx(best - second)

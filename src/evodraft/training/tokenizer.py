@@ -6,6 +6,7 @@ Does not know: where the text comes from (any iterable of strings) nor what is t
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,6 +76,11 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write `tokenizer` to `folder` (made if missing) so that `AutoTokenizer` loads it offline."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("is_local", "local_files_only"):  # how this object was loaded is not part of the tokenizer
+        config.pop(name, None)
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from evodraft.errors import TrainingError
 from evodraft.training.data import Turn, format_chat
-from evodraft.training.tokenizer import SPECIAL_TOKENS, load_tokenizer, special_ids, train_tokenizer
+from evodraft.training.tokenizer import SPECIAL_TOKENS, load_tokenizer, save_tokenizer, special_ids, train_tokenizer
 
 HARD_TEXTS = [
     " leading, trailing  and   double spaces ",
@@ -65,6 +65,12 @@ def test_a_saved_folder_loads_offline_and_chats_as_in_training(tokenizer, tokeni
     assert prompt + "1 + 1 = 2<|end|>" == "<|endoftext|>" + format_chat(turns)
     assert loaded.encode(prompt, add_special_tokens=False)[0] == ids.separator
     assert loaded.decode(loaded.encode(HARD_TEXTS[1], add_special_tokens=False)) == HARD_TEXTS[1]
+
+
+def test_a_tokenizer_saved_again_is_the_same_folder(tokenizer_folder, tmp_path):
+    save_tokenizer(load_tokenizer(tokenizer_folder), tmp_path)
+    for path in tokenizer_folder.iterdir():
+        assert (tmp_path / path.name).read_text(encoding="utf-8") == path.read_text(encoding="utf-8")
 
 
 def test_a_folder_without_tokenizer_says_how_to_make_one(tmp_path):
