@@ -20,6 +20,7 @@ STAMP := .venv/.evodraft-installed
 # Twice quiet: one line per step from here; pip still reports errors.
 PIP := $(VENV_PYTHON) -m pip --quiet --quiet --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
+BENCH := --prompts-per-domain 4 --max-new-tokens 128
 # An untested line in one of these can change what a model says.
 FULLY_COVERED := src/evodraft/verifiers/*,src/evodraft/sampling.py,src/evodraft/session.py
 
@@ -55,9 +56,9 @@ format: $(STAMP)  ## rewrite files the way `make check` wants them
 	@$(VENV_PYTHON) -m ruff check --fix .
 	@$(VENV_PYTHON) -m ruff format .
 
-bench: $(STAMP)  ## measure the demo and write benchmarks/results/demo.json
-	@mkdir -p benchmarks/results
-	@$(VENV_PYTHON) -m evodraft demo --json benchmarks/results/demo.json
+bench: $(STAMP)  ## measure the demo as stored (bfloat16) and in float32, into benchmarks/results/
+	@$(VENV_PYTHON) -m evodraft demo $(BENCH) --json benchmarks/results/demo.json
+	@$(VENV_PYTHON) -m evodraft demo $(BENCH) --json benchmarks/results/demo_float32.json --dtype float32
 
 docs: $(STAMP)  ## check the documentation: links, names of tests, examples
 	@OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(VENV_PYTHON) -m pytest tests/docs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from evodraft.config import Entry
+from evodraft.config import Entry, NoOptions
 from evodraft.controllers.base import Controller, Progress
 from evodraft.controllers.confidence import ConfidenceConfig, ConfidenceController
 from evodraft.controllers.fixed import FixedConfig, FixedController
@@ -19,8 +19,11 @@ __all__ = [
     "Progress",
 ]
 
+# transformers' cap of 20 drafts too much when acceptance is low; five was best at batch 1 and 8 (docs/log.md).
+_AUTO = ConfidenceConfig(max_draft_tokens=5)
+
 CONTROLLERS: Mapping[str, Entry] = {
-    "auto": Entry(ConfidenceConfig, ConfidenceController),
+    "auto": Entry(NoOptions, lambda config: ConfidenceController(_AUTO)),
     "fixed": Entry(FixedConfig, FixedController),
     "confidence": Entry(ConfidenceConfig, ConfidenceController),
 }
