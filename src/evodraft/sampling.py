@@ -25,6 +25,7 @@ Purpose = Literal["draft", "accept", "recover", "coupled"]
 
 _MULTIPLIER_1 = 0x7FEB352D  # lowbias32, a 32-bit mixer of low bias (C. Wellons)
 _MULTIPLIER_2 = 0x846CA68B - 2**32
+_NUM_CANDIDATES = 1024  # among which the nucleus of top-p is looked for first
 _LOWEST_TEMPERATURE = 1e-30  # a float32 divisor that is not rounded to zero
 _LARGEST_UNIFORM = 1.0 - 2.0**-24  # largest float32 below one, so that -log(1 - u) is finite
 
@@ -77,10 +78,33 @@ def to_laws(logits: torch.Tensor, params: Sequence[LawParams | None]) -> dict[in
     return laws
 
 
-def _cut_top_p(scores: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Keeps the smallest set of most likely tokens whose mass reaches `top_p`; ties go to the lowest id."""
-    ordered, order = scores.sort(dim=-1, descending=True, stable=True)
-    law = ordered.softmax(dim=-1)
+def _cut_top_p(scores: torch.Tensor, top_p: float, num_candidates: int = _NUM_CANDIDATES) -> torch.Tensor:
+    """Keeps the smallest set of most likely tokens whose mass reaches `top_p`; ties go to the lowest id.
+
+    Looks among the `num_candidates` most likely tokens and sorts the vocabulary only for rows where they do not
+    suffice: sorting 152k ids takes ten times as long. A row's result does not depend on the others.
+    """
+    if scores.shape[-1] <= num_candidates:
+        return _cut_top_p_by_sorting(scores, top_p)
+    rows = scores.reshape(-1, scores.shape[-1])
+    law = rows.softmax(dim=-1)
+    best = law.topk(num_candidates, dim=-1).values
+    mass_before = best.cumsum(dim=-1) - best
+    num_kept = (mass_before < top_p).sum(dim=-1, keepdim=True)
+    least = best.gather(-1, num_kept - 1)
+    is_tied = law == least
+    room = num_kept - (law > least).sum(dim=-1, keepdim=True)
+    is_kept = (law > least) | (is_tied & (is_tied.cumsum(dim=-1) <= room))
+    cut = rows.masked_fill(~is_kept, -torch.inf)
+    is_short = mass_before[:, -1] + best[:, -1] < top_p
+    if bool(is_short.any()):
+        cut[is_short] = _cut_top_p_by_sorting(rows[is_short], top_p)
+    return cut.reshape(scores.shape)
+
+
+def _cut_top_p_by_sorting(scores: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The reference of `_cut_top_p`."""
+    law, order = scores.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
     mass_before = law.cumsum(dim=-1) - law
     is_cut = (mass_before >= top_p).scatter(-1, order, mass_before >= top_p)
     return scores.masked_fill(is_cut, -torch.inf)

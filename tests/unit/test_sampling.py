@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from evodraft.params import LawParams
-from evodraft.sampling import RequestKeys, raw_signals, residual, to_law, to_laws
+from evodraft.sampling import (
+    RequestKeys,
+    _cut_top_p,
+    _cut_top_p_by_sorting,
+    raw_signals,
+    residual,
+    to_law,
+    to_laws,
+)
 
 SEEDS = st.integers(0, 2**31)
 LAW_PARAMS = st.builds(
@@ -148,3 +156,28 @@ def test_coupled_keys_depend_on_the_position_alone() -> None:
     keys.next("draft")
     assert keys.coupled(9) == before == RequestKeys(seed=5).coupled(9)
     assert len({keys.coupled(10), RequestKeys(6).coupled(9), RequestKeys(5, 1).coupled(9), before}) == 4
+
+
+@given(
+    rows=st.lists(
+        st.lists(st.sampled_from([-3.0, -1.0, 0.0, 0.5, 0.5, 2.0, 6.0]), min_size=12, max_size=12), min_size=1
+    ),
+    top_p=st.floats(0.01, 0.999),
+    num_candidates=st.integers(1, 11),
+)
+def test_looking_among_candidates_equals_sorting(rows, top_p, num_candidates) -> None:
+    """Ties at the edge of the nucleus included, and rows that need sorting beside rows that do not."""
+    scores = torch.tensor(rows, dtype=torch.float64)
+    mass = scores.softmax(dim=-1).sort(dim=-1, descending=True).values
+    assume(float((mass.cumsum(dim=-1) - top_p).abs().min()) > 1e-9)  # else rounding decides
+    assert torch.equal(_cut_top_p(scores, top_p, num_candidates), _cut_top_p_by_sorting(scores, top_p))
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.999])
+def test_top_p_over_a_large_vocabulary(top_p) -> None:
+    scores = 4 * torch.randn(3, 5, 9000, generator=torch.Generator().manual_seed(0))
+    scores[0] /= 40  # flat: the candidates do not suffice
+    cut = _cut_top_p(scores, top_p)
+    assert torch.equal(cut, _cut_top_p_by_sorting(scores, top_p))
+    for row, alone in zip(cut.flatten(0, 1), scores.flatten(0, 1), strict=True):
+        assert torch.equal(row, _cut_top_p(alone, top_p))
