@@ -117,5 +117,6 @@ def _with_argument(config_class: type, what: str, argument: str) -> Any:
     try:
         value = kind(argument) if kind in (int, float) else argument
     except ValueError:
-        raise ConfigError(f"{what} needs a {kind.__name__} for {first.name}, not {argument!r}") from None
+        wanted = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"{what} needs {wanted} for {first.name}, not {argument!r}") from None
     return config_class(**{first.name: value})

@@ -90,7 +90,7 @@ def test_unknown_names_offer_the_nearest(options: dict[str, Any], message: str) 
         ({"learners": [7]}, "learner=7 lacks needs, observe, step; pass a name"),
         ({"drafter": "model"}, "this target has none bundled; write drafter='model:PATH-OR-HUB-ID'"),
         ({"controller": "fixed:-1"}, "num_draft_tokens=-1 is not a whole number from 0 to 64"),
-        ({"controller": "fixed:many"}, "controller 'fixed' needs a int for num_draft_tokens, not 'many'"),
+        ({"controller": "fixed:many"}, "controller 'fixed' needs a whole number for num_draft_tokens, not 'many'"),
         ({"drafter": "ngram", "assistant_model": 1}, "2 drafters are named ('ngram' and 'model')"),
         ({"max_batch": 0}, "max_batch=0 is not a whole number from 1 to 1024"),
         ({"kv_cache_gib": -1.0}, "kv_cache_gib=-1.0 is not a number from 0.001"),

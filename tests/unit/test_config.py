@@ -84,7 +84,9 @@ def test_an_unknown_name_offers_the_nearest(spec, message) -> None:
 
 @pytest.mark.parametrize("argument", ["three", "2.5", "-"])
 def test_an_argument_of_the_wrong_type_is_named(argument) -> None:
-    with pytest.raises(ConfigError, match=f"controller 'fixed' needs a int for num_draft_tokens, not '{argument}'"):
+    with pytest.raises(
+        ConfigError, match=f"controller 'fixed' needs a whole number for num_draft_tokens, not '{argument}'"
+    ):
         parse_part("controller", f"fixed:{argument}", CONTROLLERS)
 
 
