@@ -29,7 +29,7 @@ PACKAGE = "evodraft"
 
 # A part (a top-level module or package) may import parts of earlier rows, never of its own row or a later one.
 LAYERS: Final = (
-    {"errors"},
+    {"errors", "machine"},
     {"params"},
     {"types"},
     {"config", "spellings"},

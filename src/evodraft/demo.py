@@ -10,7 +10,7 @@ import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +18,7 @@ import transformers
 
 from evodraft.assemble import demo_folder
 from evodraft.errors import WeightsError
+from evodraft.machine import processor_name, source_commit
 from evodraft.sampling import RequestKeys, exponential_noise
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Row:
     mean_acceptance_length: float
     acceptance_rate: float
     tokens_per_target_pass: float
-    distinct_4: float  # different 4-grams / 4-grams of the outputs: low where text loops, which flatters drafters
+    pooled_distinct_4: float  # different 4-grams / 4-grams over all outputs of the row: low where text repeats
     num_identical: int
     num_prompts: int
 
@@ -115,14 +116,14 @@ def summarise(comparisons: Sequence[Comparison], domain: str, temperature: float
         mean_acceptance_length=sum(s.num_round_tokens for s in fast) / max(1, sum(s.num_rounds for s in fast)),
         acceptance_rate=sum(s.num_accepted_tokens for s in fast) / max(1, sum(s.num_draft_tokens for s in fast)),
         tokens_per_target_pass=sum(s.num_tokens for s in fast) / sum(s.num_target_passes for s in fast),
-        distinct_4=_distinct([comparison.speculative.token_ids for comparison in chosen], size=4),
+        pooled_distinct_4=_distinct([comparison.speculative.token_ids for comparison in chosen], size=4),
         num_identical=sum(comparison.difference is None for comparison in chosen),
         num_prompts=len(chosen),
     )
 
 
 def report(rows: Sequence[Row], comparisons: Sequence[Comparison], settings: Mapping[str, object]) -> dict[str, object]:
-    """A JSON document: settings, machine, versions, rows, and every first difference."""
+    """A JSON document: date, commit, settings, machine, versions, rows, and every first difference."""
     differences = [
         {"domain": c.prompt.domain, "temperature": c.temperature, **asdict(c.difference)}
         for c in comparisons
@@ -131,6 +132,8 @@ def report(rows: Sequence[Row], comparisons: Sequence[Comparison], settings: Map
     manifest = demo_folder() / "MANIFEST.json"
     return {
         "schema": SCHEMA,
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": source_commit(),
         "settings": dict(settings),
         "machine": {
             "processor": processor_name(),
@@ -146,14 +149,6 @@ def report(rows: Sequence[Row], comparisons: Sequence[Comparison], settings: Map
         "rows": [asdict(row) for row in rows],
         "differences": differences,
     }
-
-
-def processor_name() -> str:
-    """What the system calls the processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _answer(

@@ -20,7 +20,7 @@ def _line(domain: str) -> str:
     cells = [domain]
     for temperature in (0.0, 0.7):
         [row] = [r for r in RESULTS["rows"] if (r["domain"], r["temperature"]) == (domain, temperature)]
-        cells += [f"{row['speed_up']:.2f}x", f"{row['mean_acceptance_length']:.2f}", f"{row['distinct_4']:.2f}"]
+        cells += [f"{row['speed_up']:.2f}x", f"{row['mean_acceptance_length']:.2f}", f"{row['pooled_distinct_4']:.2f}"]
         cells += [f"{row['num_identical']}/{row['num_prompts']}"]
     return f"| {' | '.join(cells)} |"
 

@@ -105,7 +105,7 @@ def test_totals_by_hand() -> None:
     row = summarise([Comparison(Prompt("law", "?"), 0.0, plain, fast, None)], "law", 0.0)
     assert (row.plain_tokens_per_s, row.speculative_tokens_per_s, row.speed_up) == (1.0, 4.0, 4.0)
     assert (row.mean_acceptance_length, row.acceptance_rate, row.tokens_per_target_pass) == (4.0, 0.6, 4.0)
-    assert row.distinct_4 == 4 / 5  # 1234 occurs twice among five 4-grams
+    assert row.pooled_distinct_4 == 4 / 5  # 1234 occurs twice among five 4-grams
 
 
 def test_a_sampled_margin_is_that_of_the_race() -> None:

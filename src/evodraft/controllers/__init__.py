@@ -19,7 +19,7 @@ __all__ = [
     "Progress",
 ]
 
-# transformers' cap of 20 drafts too much when acceptance is low; five was best at batch 1 and 8 (docs/log.md).
+# Of the caps tried (5, 8, 20) five lost least at batch 8 and nothing measurable at batch 1 (docs/log.md).
 _AUTO = ConfidenceConfig(max_draft_tokens=5)
 
 CONTROLLERS: Mapping[str, Entry] = {

@@ -5,15 +5,14 @@ Does not know: what was trained.
 
 from __future__ import annotations
 
-import platform
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from evodraft.machine import processor_name, source_commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +42,14 @@ def describe_run(
     """The provenance of a run that ends now in this process; paths in the command are cut to their last part."""
     return Provenance(
         command=_command(),
-        commit=_commit(),
+        commit=source_commit(),
         data_sha256=data_sha256,
         recipe=recipe,
         losses=losses,
         seconds=round(seconds, 1),
         num_tokens=num_tokens,
         num_threads=torch.get_num_threads(),
-        processor=_processor(),
+        processor=processor_name(),
         torch_version=torch.__version__,
         date=datetime.now(UTC).date().isoformat(),
     )
@@ -59,21 +58,3 @@ def describe_run(
 def _command() -> str:
     words = [word.rstrip("/").rsplit("/", 1)[-1] for word in sys.argv[1:]]
     return " ".join(["python -m evodraft.training", *words])
-
-
-def _commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
