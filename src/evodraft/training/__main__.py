@@ -1,4 +1,4 @@
-"""Commands that make a bundle from a corpus: `python -m evodraft.training tokenizer|target|draft|bundle`.
+"""Commands that make a bundle from a corpus: `evodraft train tokenizer|target|draft|bundle|answer|measure`.
 
 Every path is an option. Knows how the recipes fit together; does not know how any of them works.
 """
@@ -16,6 +16,8 @@ import typer
 
 from evodraft.errors import TrainingError
 from evodraft.training.bundle import (
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
     load_model,
     load_provenance,
     save_model,
@@ -23,22 +25,34 @@ from evodraft.training.bundle import (
     verify_bundle,
     write_manifest,
 )
+from evodraft.training.checkpoint import hash_file
 from evodraft.training.data import BatchSampler, build_streams, hash_streams, sample_texts
 from evodraft.training.draft import DraftRecipe, distil, slice_draft
-from evodraft.training.evaluate import distinct_share, domain_losses, stream_losses
+from evodraft.training.evaluate import distinct_share, domain_losses, position_losses, stream_losses
 from evodraft.training.generation import greedy_continuations, sampled_continuations
 from evodraft.training.llama import Shape
+from evodraft.training.measure import (
+    EVALUATION_CONTEXT,
+    chat_ids,
+    measure_cost,
+    measure_exits,
+    measure_fit,
+    measure_model,
+    measure_outputs,
+)
 from evodraft.training.mix import DEMO_MIX
 from evodraft.training.optimizers import OptimizerName
 from evodraft.training.progress import ProgressReport
-from evodraft.training.provenance import describe_run
+from evodraft.training.provenance import HeldOut, describe_machine, describe_run
 from evodraft.training.target import Phase, TargetRecipe, TargetTrainer
 from evodraft.training.tokenizer import VOCABULARY_SIZE, load_tokenizer, save_tokenizer, special_ids, train_tokenizer
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-EVALUATION_CONTEXT = 512
+    from evodraft.training.data import TokenArray
+
+COST_DTYPES = (torch.float32, torch.bfloat16)
 DEFAULT_LATE_FROM = 1250
 PROVENANCE_FILE = "provenance.json"
 DEFAULT_PHASES = "1450x8x16x256,1400x16x16x256,160x16x8x512,70x16x4x1024"
@@ -58,6 +72,7 @@ def build_app() -> typer.Typer:
     app.command("draft")(make_draft)
     app.command("bundle")(make_bundle)
     app.command("answer")(answer_prompts)
+    app.command("measure")(measure_bundle)
     return app
 
 
@@ -77,8 +92,12 @@ def make_target(
     matrix_rate: float = 5e-3,
     other_rate: float = 3e-3,
     decay_share: float = 0.42,
+    warmup_steps: int = 100,
     late_from: Annotated[int, typer.Option(help="Draw in the mix's late weights from this step.")] = DEFAULT_LATE_FROM,
+    exit_weight: Annotated[float, typer.Option(help="Weight of the loss at intermediate layers.")] = 0.1,
+    start_from: Annotated[Path | None, typer.Option(help="Model folder to continue from.", file_okay=False)] = None,
     until: Annotated[int | None, typer.Option(help="Stop at this step.")] = None,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.", min=1)] = 100,
     threads: Threads = 1,
 ) -> None:
     """Train or resume the target, then write its model folder with a provenance record."""
@@ -91,13 +110,17 @@ def make_target(
         matrix_rate=matrix_rate,
         other_rate=other_rate,
         decay_share=decay_share,
+        warmup_steps=warmup_steps,
         late_from=late_from,
+        exit_weight=exit_weight,
+        parent_sha256=None if start_from is None else hash_file(start_from / WEIGHTS_FILE),
     )
     streams = build_streams(corpus, DEMO_MIX, tokenizer, cache)
-    trainer = TargetTrainer(recipe, streams, DEMO_MIX, special_ids(tokenizer), len(tokenizer), run)
+    parent = None if start_from is None else load_model(start_from)
+    trainer = TargetTrainer(recipe, streams, DEMO_MIX, special_ids(tokenizer), len(tokenizer), run, parent)
     trainer.resume()
     with ProgressReport("target", recipe.num_steps, trainer.step, run / "history.jsonl") as report:
-        model = trainer.run(until, report=report)
+        model = trainer.run(until, checkpoint_every, report)
     losses = _held_out(model, corpus, cache, tokenizer)
     record = describe_run(trainer.data_sha256, recipe.as_dict(), losses, trainer.seconds, trainer.num_tokens)
     save_model(model, tokenizer, out, torch.float32)
@@ -163,12 +186,42 @@ def answer_prompts(
     tokenizer, model = load_tokenizer(model_folder), load_model(model_folder)
     ids = special_ids(tokenizer)
     records = [json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines()]
-    chats = [_chat_ids(tokenizer, record["prompt"]) for record in records]
+    chats = [chat_ids(tokenizer, record["prompt"]) for record in records]
     answers = greedy_continuations(model, chats, max_new_tokens, [ids.separator, ids.end], ids.pad)
     with out.open("w", encoding="utf-8") as file:
         for record, answer in zip(records, answers, strict=True):
             extra = {"answer": tokenizer.decode(answer), "tokens": len(answer), "distinct4": distinct_share([answer])}
             file.write(json.dumps(record | extra, ensure_ascii=False) + "\n")
+
+
+def measure_bundle(
+    corpus: Corpus,
+    cache: Cache,
+    bundle: Annotated[Path, typer.Option(help="Folder with `target`, `draft` and a manifest.", file_okay=False)],
+    out: Annotated[Path, typer.Option(help="JSON file to write.", dir_okay=False)],
+    per_domain: Annotated[int, typer.Option(help="Held-out prompts of each domain.", min=1)] = 30,
+    per_task: Annotated[int, typer.Option(help="Held-out prompts of each mini-task.", min=1)] = 100,
+    threads: Threads = 1,
+) -> None:
+    """Measure both models of a bundle on held-out data, and what a draft step costs beside a target step."""
+    torch.set_num_threads(threads)
+    verify_bundle(bundle)
+    tokenizer = load_tokenizer(bundle / "target")
+    target, draft = load_model(bundle / "target"), load_model(bundle / "draft")
+    streams = _held_out_streams(corpus, cache, tokenizer)
+    depths = range(2, target.config.num_hidden_layers + 1, 2)
+    report = {
+        "schema": "evodraft.models/1",
+        "machine": describe_machine(),
+        "manifest_sha256": hash_file(bundle / MANIFEST_FILE),
+        "target": measure_model(target, streams, tokenizer)
+        | measure_outputs(target, tokenizer, corpus, DEMO_MIX, per_domain, per_task)
+        | {"exits": measure_exits(target, streams, list(depths))},
+        "draft": measure_model(draft, streams, tokenizer),
+        "fit": measure_fit(target, draft, streams),
+        "cost": {str(dtype): measure_cost(target, draft, dtype) for dtype in COST_DTYPES},
+    }
+    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def _parse_phases(text: str) -> tuple[Phase, ...]:
@@ -179,20 +232,19 @@ def _parse_phases(text: str) -> tuple[Phase, ...]:
         raise TrainingError(f"phases {text!r} are not STEPSxLAYERSxBATCHxCONTEXT, comma-separated") from error
 
 
-def _held_out(
-    model: LlamaForCausalLM, corpus: Path, cache: Path, tokenizer: PreTrainedTokenizerFast
-) -> dict[str, float]:
+def _held_out(model: LlamaForCausalLM, corpus: Path, cache: Path, tokenizer: PreTrainedTokenizerFast) -> HeldOut:
+    streams = _held_out_streams(corpus, cache, tokenizer)
+    by_domain = domain_losses(stream_losses(model, streams, EVALUATION_CONTEXT))
+    by_position = position_losses(model, streams)
+    return HeldOut(
+        {domain: round(loss.nats, 4) for domain, loss in by_domain.items()},
+        {span: round(nats, 4) for span, nats in by_position.items()},
+    )
+
+
+def _held_out_streams(corpus: Path, cache: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, TokenArray]:
     streams = build_streams(corpus, DEMO_MIX, tokenizer, cache, "valid")
-    chosen = {slug: stream for slug, stream in streams.items() if slug in DEMO_MIX.measured}
-    losses = domain_losses(stream_losses(model, chosen, EVALUATION_CONTEXT))
-    return {domain: round(loss.nats, 4) for domain, loss in losses.items()}
-
-
-def _chat_ids(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
-    messages = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    encoded: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    return encoded
+    return {slug: stream for slug, stream in streams.items() if slug in DEMO_MIX.measured}
 
 
 if __name__ == "__main__":

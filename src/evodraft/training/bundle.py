@@ -50,7 +50,7 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
 
 
 def write_manifest(folder: Path, provenance: Mapping[str, Provenance]) -> dict[str, Any]:
-    """Write `folder/MANIFEST.json`: hash, size and provenance of each model named by a key of `provenance`."""
+    """Write `folder/MANIFEST.json`: hash and size of every file, provenance of each model named in `provenance`."""
     models: dict[str, Any] = {}
     for name, record in provenance.items():
         weights = folder / name / WEIGHTS_FILE
@@ -62,7 +62,12 @@ def write_manifest(folder: Path, provenance: Mapping[str, Provenance]) -> dict[s
             "num_bytes": weights.stat().st_size,
             "provenance": record.as_dict(),
         }
-    manifest = {"format": 1, "models": models}
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": hash_file(path), "num_bytes": path.stat().st_size}
+        for name in provenance
+        for path in sorted((folder / name).glob("*"))
+    }
+    manifest = {"format": 1, "models": models, "files": files}
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return manifest
 

@@ -12,7 +12,7 @@ import lzma
 import math
 import os
 import re
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from evodraft.errors import TrainingError
-from evodraft.training.tokenizer import ASSISTANT, END, SPECIAL_TOKENS, USER, special_ids
+from evodraft.training.tasks import NUM_DOCUMENTS, NUM_HELD_OUT, examples
+from evodraft.training.tokenizer import ASSISTANT, END, SEPARATOR, SPECIAL_TOKENS, USER, special_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 Split = Literal["train", "valid"]
 TokenArray = np.ndarray[tuple[int], np.dtype[np.uint16]]
 GOLDEN_RATIO: float = math.sqrt(1.25) - 0.5
+PROMPT_TOKENS = 32
 _TURN = re.compile(r"^(A|B|User|Assistant): ", re.MULTILINE)
 _SPECIAL = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS))
 
@@ -67,6 +69,10 @@ def parse_dialogue(text: str) -> list[Turn]:
 
 def read_documents(corpus: Path, source: Source, split: Split) -> Iterator[str]:
     """Formatted documents of one source. Raises `TrainingError` when its file is missing or damaged."""
+    if source.kind == "task":
+        for example in islice(examples(source.prefix, split), NUM_DOCUMENTS if split == "train" else NUM_HELD_OUT):
+            yield format_chat([Turn("user", example.prompt), Turn("assistant", example.answer)])
+        return
     for record in _read_records(corpus / corpus_file(source.domain, source.kind, split)):
         if not record["source"].startswith(source.prefix):
             continue
@@ -138,6 +144,22 @@ def build_streams(
     return streams
 
 
+def held_out_prompts(
+    corpus: Path, mix: Mix, tokenizer: PreTrainedTokenizerFast, per_domain: int
+) -> dict[str, list[list[int]]]:
+    """Domain -> ids of up to `per_domain` held-out prompts, taken in turn from its measured sources.
+
+    A prompt is a document up to its first answer; of text without turns, its first `PROMPT_TOKENS` ids.
+    """
+    prompts: dict[str, list[list[int]]] = {}
+    for domain in dict.fromkeys(source.domain for source in mix.sources if source.kind != "task"):
+        chosen = [source for source in mix.sources if source.domain == domain and source.slug in mix.measured]
+        documents = [list(islice(read_documents(corpus, source, "valid"), per_domain)) for source in chosen]
+        in_turn = (document for group in zip_longest(*documents) for document in group if document is not None)
+        prompts[domain] = [_prompt_ids(tokenizer, document) for document in islice(in_turn, per_domain)]
+    return prompts
+
+
 def hash_streams(streams: Mapping[str, TokenArray]) -> str:
     """SHA-256 over names and ids: the identity of the data a model has seen."""
     digest = hashlib.sha256()
@@ -202,6 +224,12 @@ class BatchSampler:
         value: float = self._starts[counter] + GOLDEN_RATIO * self._counts[counter]
         self._counts[counter] += 1
         return value % 1.0
+
+
+def _prompt_ids(tokenizer: PreTrainedTokenizerFast, document: str) -> list[int]:
+    head, mark, _ = document.partition(ASSISTANT)
+    ids: list[int] = tokenizer.encode(SEPARATOR + head + mark, add_special_tokens=False)
+    return ids if mark else ids[:PROMPT_TOKENS]
 
 
 def _read_records(path: Path) -> Iterator[dict[str, str]]:

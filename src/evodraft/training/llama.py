@@ -16,6 +16,8 @@ from torch.nn import functional
 from evodraft.errors import TrainingError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import LlamaForCausalLM
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
@@ -89,13 +91,24 @@ def grow_depth(model: LlamaForCausalLM, num_layers: int, ids: SpecialIds, shape:
 
 def hidden_states(model: LlamaForCausalLM, token_ids: torch.Tensor) -> torch.Tensor:
     """Final normalised states  # [batch, sequence, hidden]  of `token_ids`  # [batch, sequence]."""
+    return exit_states(model, token_ids, (len(model.model.layers),))[0]
+
+
+def exit_states(model: LlamaForCausalLM, token_ids: torch.Tensor, depths: Sequence[int]) -> list[torch.Tensor]:
+    """States after each of `depths` layers, normalised as the last ones are  # each [batch, sequence, hidden].
+
+    The output matrix turns them into what the model would say if it stopped there.
+    """
     base = model.model
     states = functional.embedding(token_ids, base.embed_tokens.weight)
     rotation = _rotation(model, token_ids.shape[1])
     mask = torch.full((token_ids.shape[1],) * 2, float("-inf")).triu(1)  # [sequence, sequence]
-    for layer in base.layers:
+    found = {}
+    for depth, layer in enumerate(base.layers, start=1):
         states = _layer(layer, states, rotation, mask)
-    return _norm(states, base.norm.weight, model.config.rms_norm_eps)
+        if depth in depths:
+            found[depth] = _norm(states, base.norm.weight, model.config.rms_norm_eps)
+    return [found[depth] for depth in depths]
 
 
 def _layer(layer: LlamaDecoderLayer, states: torch.Tensor, rotation: Rotation, mask: torch.Tensor) -> torch.Tensor:

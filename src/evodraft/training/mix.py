@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from evodraft.errors import TrainingError
+from evodraft.training.tasks import TASKS
 
-Kind = Literal["text", "chat"]
+Kind = Literal["text", "chat", "task"]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """One origin of documents inside one domain.
 
-    `prefix` is matched against the beginning of each document's `source` field. `weight` is the share of training
+    `prefix` is matched against the beginning of each document's `source` field; of kind "task" it names a generator of
+    `tasks.py`. `weight` is the share of training
     rows before normalisation, `late_weight` the one in the last, narrower part of a run (None: the same). Documents
     containing any string of `skip`, or none of a non-empty `only`, are dropped. `is_subset` marks a source whose
     documents belong to another source of the mix too, and are measured there.
@@ -106,6 +108,8 @@ _COMMON_CLAUSES: Final = (
     "Dividends", "Expenses", "Books and Records", "Termination",
 )  # fmt: skip
 
+_TASK_WEIGHT: Final = 1.3  # with the four tasks, 5 % of the rows
+
 DEMO_MIX: Final = Mix(
     name="demo",
     sources=(
@@ -128,12 +132,12 @@ DEMO_MIX: Final = Mix(
         Source("code", "chat", "google-research/mbpp", 0.6, 1.0),
         Source("code", "chat", "30-seconds/30-seconds-of-code", 0.6, 0.0),
         Source("code", "chat", "exercism/python", 0.6, 0.0),
-        Source("law", "chat", "LexPredict/lexpredict-contraxsuite-samples", 7.0, 4.0),
-        Source("law", "chat", "justicecanada/laws-lois-xml", 6.0, 5.0),
+        Source("law", "chat", "LexPredict/lexpredict-contraxsuite-samples", 7.0, 8.0),
+        Source("law", "chat", "justicecanada/laws-lois-xml", 6.0, 6.0),
         Source("law", "text", _OPENSTAX + "american-government", 3.0, 0.0),
         Source("law", "chat", _OPENSTAX + "american-government", 0.5),
         Source("law", "text", "github/site-policy", 2.0, 1.0),
-        Source("medicine", "chat", "abachaa/MedQuAD", 13.0, 6.0),
+        Source("medicine", "chat", "abachaa/MedQuAD", 13.0, 10.0),
         Source("medicine", "text", _OPENSTAX + "anatomy-physiology", 3.0, 0.0),
         Source("medicine", "chat", _OPENSTAX + "anatomy-physiology", 1.5),
         Source("medicine", "chat", _OPENSTAX + "nursing-external-bundle", 0.7),
@@ -148,10 +152,11 @@ DEMO_MIX: Final = Mix(
             "chat",
             "LexPredict/lexpredict-contraxsuite-samples",
             0.0,
-            8.0,
+            3.0,
             only=tuple(f'"{title}"' for title in _COMMON_CLAUSES),
             is_subset=True,
         ),
-        Source("medicine", "chat", "abachaa/MedQuAD@577bd37b96:3_GHR_QA", 0.0, 10.0, is_subset=True),
+        Source("medicine", "chat", "abachaa/MedQuAD@577bd37b96:3_GHR_QA", 0.0, 7.0, is_subset=True),
+        *(Source("tasks", "task", name, _TASK_WEIGHT) for name in TASKS),
     ),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,13 +17,17 @@ from evodraft.machine import processor_name, source_commit
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """A record beside the weights; `losses` maps a domain to nats per token on the held-out files."""
+    """A record beside the weights.
+
+    `losses` and `position_losses` map a domain, or a range of positions in a row, to held-out nats per token.
+    """
 
     command: str
     commit: str | None
     data_sha256: str
     recipe: dict[str, Any]
     losses: dict[str, float]
+    position_losses: dict[str, float]
     seconds: float
     num_tokens: int
     num_threads: int
@@ -36,22 +40,38 @@ class Provenance:
         return asdict(self)
 
 
+class HeldOut(NamedTuple):
+    """Losses on the held-out files, in nats per token."""
+
+    by_domain: dict[str, float]
+    by_position: dict[str, float]
+
+
+def describe_machine() -> dict[str, object]:
+    """Where and with what figures were measured: commit, date, processor, threads, torch."""
+    return {
+        "commit": source_commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "processor": processor_name(),
+        "num_threads": torch.get_num_threads(),
+        "torch_version": torch.__version__,
+    }
+
+
 def describe_run(
-    data_sha256: str, recipe: dict[str, Any], losses: dict[str, float], seconds: float, num_tokens: int
+    data_sha256: str, recipe: dict[str, Any], losses: HeldOut, seconds: float, num_tokens: int
 ) -> Provenance:
     """The provenance of a run that ends now in this process; paths in the command are cut to their last part."""
+    machine: dict[str, Any] = describe_machine()
     return Provenance(
         command=_command(),
-        commit=source_commit(),
         data_sha256=data_sha256,
         recipe=recipe,
-        losses=losses,
+        losses=losses.by_domain,
+        position_losses=losses.by_position,
         seconds=round(seconds, 1),
         num_tokens=num_tokens,
-        num_threads=torch.get_num_threads(),
-        processor=processor_name(),
-        torch_version=torch.__version__,
-        date=datetime.now(UTC).date().isoformat(),
+        **machine,
     )
 
 

@@ -22,7 +22,7 @@ from evodraft.training.checkpoint import (
     save_checkpoint,
 )
 from evodraft.training.data import BatchSampler, hash_streams
-from evodraft.training.llama import Shape, build_model, grow_depth, hidden_states
+from evodraft.training.llama import Shape, build_model, exit_states, grow_depth
 from evodraft.training.objective import chunked_cross_entropy
 from evodraft.training.optimizers import OptimizerName, Optimizers, Schedule
 from evodraft.training.weights import load_weights, unique_weights
@@ -54,7 +54,9 @@ class Phase:
 class TargetRecipe:
     """All choices of a target run. Rates are peak learning rates of matrices and of everything else.
 
-    From step `late_from` on, rows are drawn in the mix's late shares.
+    From step `late_from` on, rows are drawn in the mix's late shares. With `exit_weight`, every step adds that much of
+    the cross-entropy of one intermediate layer's exit, on the first `exit_share` of the rows; the layers, every second
+    one, take turns. `parent_sha256` is the hash of the weights that a continued model began with.
     """
 
     phases: tuple[Phase, ...]
@@ -65,6 +67,9 @@ class TargetRecipe:
     warmup_steps: int = 100
     decay_share: float = 0.5
     late_from: int | None = None
+    exit_weight: float = 0.0
+    exit_share: float = 0.25
+    parent_sha256: str | None = None
     is_bfloat16: bool = True
     seed: int = 0
 
@@ -73,6 +78,11 @@ class TargetRecipe:
         if not depths or depths != sorted(depths) or depths[-1] != self.shape.num_layers:
             raise TrainingError(
                 f"the phases have {depths} layers; they must grow to the shape's {self.shape.num_layers}"
+            )
+        if self.exit_weight < 0 or not 0 < self.exit_share <= 1:
+            raise TrainingError(
+                f"exit_weight is {self.exit_weight} and exit_share {self.exit_share}; give 0 or more, "
+                "and a share above 0 and at most 1"
             )
 
     @property
@@ -104,7 +114,10 @@ class StepReport(NamedTuple):
 
 
 class TargetTrainer:
-    """One run. Owns model, optimizers and sampler; writes checkpoints only below `folder`."""
+    """One run, from random weights or from those of `parent`; writes checkpoints only below `folder`.
+
+    Owns model, optimizers and sampler.
+    """
 
     def __init__(
         self,
@@ -114,6 +127,7 @@ class TargetTrainer:
         ids: SpecialIds,
         vocabulary_size: int,
         folder: Path,
+        parent: LlamaForCausalLM | None = None,
     ) -> None:
         self.recipe, self.folder = recipe, folder
         self.data_sha256 = hash_streams(streams)
@@ -123,7 +137,10 @@ class TargetTrainer:
         self._sampler = BatchSampler(streams, mix.shares, torch.Generator().manual_seed(recipe.seed))
         self._schedule = Schedule(recipe.num_steps, recipe.warmup_steps, recipe.decay_share)
         self._grown_at: int | None = None
-        self._set_model(self._build(recipe.phases[0].num_layers))
+        model = self._build(recipe.phases[0].num_layers)
+        if parent is not None:
+            load_weights(model, unique_weights(parent))
+        self._set_model(model)
 
     def resume(self) -> bool:
         """Continue from the newest checkpoint in the folder, if any; returns whether there was one.
@@ -194,11 +211,22 @@ class TargetTrainer:
         return self._sampler.next_batch(phase.batch, phase.context)
 
     def _backward(self, batch: torch.Tensor) -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.is_bfloat16):
-            states = hidden_states(self.model, batch[:, :-1]).flatten(0, 1)
-        precision = torch.bfloat16 if self.recipe.is_bfloat16 else torch.float32
-        loss = chunked_cross_entropy(states.to(precision), self.model.lm_head.weight, batch[:, 1:].flatten())
-        loss.backward()
+        """Adds the gradients of the loss; returns the cross-entropy of the last layer."""
+        recipe, depth = self.recipe, self.model.config.num_hidden_layers
+        precision = torch.bfloat16 if recipe.is_bfloat16 else torch.float32
+        exit_depth = 2 * (1 + self.step % ((depth - 1) // 2)) if recipe.exit_weight and depth > 2 else None
+        depths = [depth] if exit_depth is None else [depth, exit_depth]
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bfloat16):
+            states = exit_states(self.model, batch[:, :-1], depths)
+        labels = batch[:, 1:]
+        loss = chunked_cross_entropy(states[0].flatten(0, 1).to(precision), self.model.lm_head.weight, labels.flatten())
+        total = loss
+        for early in states[1:]:
+            num_rows = max(1, round(recipe.exit_share * len(batch)))
+            rows = early[:num_rows].flatten(0, 1).to(precision)
+            early_loss = chunked_cross_entropy(rows, self.model.lm_head.weight, labels[:num_rows].flatten())
+            total = total + recipe.exit_weight * early_loss
+        total.backward()
         value = loss.item()
         if value != value:
             raise TrainingError(f"the loss is NaN at step {self.step}; lower the learning rates and resume")

@@ -19,12 +19,12 @@ from evodraft.training.bundle import (
     write_manifest,
 )
 from evodraft.training.checkpoint import hash_file
-from evodraft.training.provenance import describe_run
+from evodraft.training.provenance import HeldOut, describe_run
 
 
 @pytest.fixture
 def bundle(model, tokenizer, tmp_path):
-    record = describe_run("abc", {"seed": 0}, {"math": 1.5}, 1.0, 100)
+    record = describe_run("abc", {"seed": 0}, HeldOut({"math": 1.5}, {}), 1.0, 100)
     for name in ("target", "draft"):
         save_model(model, tokenizer, tmp_path / name, torch.bfloat16)
     write_manifest(tmp_path, {"target": record, "draft": record})
@@ -33,7 +33,10 @@ def bundle(model, tokenizer, tmp_path):
 
 def test_the_manifest_matches_the_files(bundle):
     verify_bundle(bundle)
-    models = json.loads((bundle / "MANIFEST.json").read_text())["models"]
+    manifest = json.loads((bundle / "MANIFEST.json").read_text())
+    models, files = manifest["models"], manifest["files"]
+    assert set(files) == {str(path.relative_to(bundle)) for path in bundle.glob("*/*")}
+    assert all(record["sha256"] == hash_file(bundle / name) for name, record in files.items())
     assert set(models) == {"target", "draft"}
     for entry in models.values():
         path = bundle / entry["file"]
@@ -79,7 +82,7 @@ def test_an_altered_missing_or_unlisted_file_is_noticed(bundle):
 
 def test_a_manifest_needs_its_weights(tmp_path):
     with pytest.raises(WeightsError, match="save the model before"):
-        write_manifest(tmp_path, {"target": describe_run("abc", {}, {}, 1.0, 1)})
+        write_manifest(tmp_path, {"target": describe_run("abc", {}, HeldOut({}, {}), 1.0, 1)})
 
 
 def test_loading_gives_float32_or_a_clear_error(bundle, tmp_path):
@@ -89,7 +92,7 @@ def test_loading_gives_float32_or_a_clear_error(bundle, tmp_path):
 
 
 def test_provenance_survives_the_disk(tmp_path):
-    record = describe_run("abc", {"seed": 0}, {"math": 1.5}, 1.0, 100)
+    record = describe_run("abc", {"seed": 0}, HeldOut({"math": 1.5}, {}), 1.0, 100)
     save_provenance(record, tmp_path / "deep" / "provenance.json")
     assert load_provenance(tmp_path / "deep" / "provenance.json") == record
     (tmp_path / "broken.json").write_text('{"surplus": 1}')

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import lzma
+
 import numpy as np
 import pytest
 import torch
 
 from evodraft.errors import TrainingError
 from evodraft.training.data import (
+    PROMPT_TOKENS,
     BatchSampler,
     Turn,
     build_streams,
     format_chat,
     hash_streams,
+    held_out_prompts,
     parse_dialogue,
     plain,
     read_documents,
     tokenise,
 )
 from evodraft.training.mix import Mix, Source
+from evodraft.training.tasks import NUM_HELD_OUT
 
 SHARES = {"farm.text.books": 0.75, "sums.chat.school": 0.25}
 
@@ -44,6 +50,29 @@ def test_documents_come_from_the_source_only_and_skipped_ones_are_left_out(corpu
     documents = list(read_documents(corpus, mix.sources[0], "train"))
     assert len(documents) == 56
     assert all(document.startswith("The ") for document in documents)
+
+
+def test_mini_tasks_are_made_not_read(tmp_path):
+    documents = list(read_documents(tmp_path, Source("tasks", "task", "sum", 1.0), "valid"))
+    assert len(documents) == NUM_HELD_OUT
+    assert documents[0].startswith("<|user|>Add ")
+    assert documents[0].endswith("<|end|>")
+
+
+def test_held_out_prompts_end_where_the_answer_begins(corpus, mix, tokenizer):
+    prompts = held_out_prompts(corpus, mix, tokenizer, per_domain=3)
+    assert {domain: len(rows) for domain, rows in prompts.items()} == {"farm": 3, "sums": 0}
+    assert all(len(row) <= PROMPT_TOKENS for row in prompts["farm"])
+    assert tokenizer.decode(prompts["farm"][0]).startswith("<|endoftext|>The red cat")
+
+
+def test_a_prompt_of_a_dialogue_is_its_first_turn(tmp_path, tokenizer):
+    record = {"prompt": "What is 1 + 2?", "response": "1 + 2 = 3", "source": "school:1"}
+    with lzma.open(tmp_path / "sums.chat.valid.jsonl.xz", "wt") as file:
+        file.write(json.dumps(record) + "\n")
+    school = Mix("school", (Source("sums", "chat", "school", 1.0),))
+    [row] = held_out_prompts(tmp_path, school, tokenizer, per_domain=5)["sums"]
+    assert tokenizer.decode(row) == "<|endoftext|><|user|>What is 1 + 2?<|end|><|assistant|>"
 
 
 def test_a_missing_or_damaged_file_is_named(corpus, tmp_path):

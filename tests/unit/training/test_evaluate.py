@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from evodraft.training.evaluate import StreamLoss, distinct_share, domain_losses, stream_losses
+from evodraft.training.evaluate import (
+    StreamLoss,
+    distinct_share,
+    domain_losses,
+    exit_losses,
+    position_losses,
+    stream_losses,
+)
 
 
 def test_stream_loss_is_the_mean_over_whole_windows(model):
@@ -41,3 +48,35 @@ def test_domains_average_over_tokens():
 )
 def test_distinct_share(sequences, share):
     assert distinct_share(sequences) == share
+
+
+def token_losses(model, ids, context):
+    """Per-position losses of whole rows, from the library's own forward pass."""
+    rows = torch.from_numpy(ids.astype(np.int64))
+    num_rows = (len(rows) - 1) // context
+    inputs, labels = rows[: num_rows * context].view(-1, context), rows[1 : num_rows * context + 1].view(-1, context)
+    with torch.no_grad():
+        logits = model(inputs).logits
+    return functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+
+
+def test_position_losses_average_the_same_rows_at_every_position(model):
+    generator = np.random.default_rng(0)
+    streams = {f"a.text.{n}": generator.integers(5, 300, n).astype(np.uint16) for n in (40, 70, 10)}
+    expected = torch.cat([token_losses(model, streams[f"a.text.{n}"], 16) for n in (40, 70)]).mean(0)
+    losses = position_losses(model, streams, edges=(0, 4, 16))
+    assert losses == {
+        "0-3": pytest.approx(expected[:4].mean().item(), rel=1e-4),
+        "4-15": pytest.approx(expected[4:].mean().item(), rel=1e-4),
+    }
+
+
+def test_without_a_whole_row_there_are_no_position_losses(model):
+    assert position_losses(model, {"a.text.x": np.arange(5, 15, dtype=np.uint16)}, edges=(0, 64)) == {}
+
+
+def test_the_last_exit_is_the_model_and_earlier_ones_are_their_own(model):
+    ids = np.arange(5, 70, dtype=np.uint16)
+    losses = exit_losses(model, {"a.text.x": ids}, [1, 2], context=16)
+    assert losses[2] == pytest.approx(token_losses(model, ids, 16).mean().item(), rel=1e-4)
+    assert losses[1] != pytest.approx(losses[2], rel=1e-4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evodraft.errors import TrainingError
-from evodraft.training.llama import build_model, grow_depth, hidden_states
+from evodraft.training.llama import build_model, exit_states, grow_depth, hidden_states
 
 
 def random_ids(batch, sequence):
@@ -65,3 +65,12 @@ def test_growth_repeats_the_layers_in_order(model, shape, ids):
 def test_growth_to_a_fraction_is_refused(model, shape, ids):
     with pytest.raises(TrainingError, match="multiple of 2"):
         grow_depth(model, 5, ids, replace(shape, num_layers=5))
+
+
+def test_an_exit_is_what_a_model_cut_after_that_layer_says(model):
+    token_ids = random_ids(2, 9)
+    with torch.no_grad():
+        first, last = exit_states(model, token_ids, (1, 2))
+        torch.testing.assert_close(last, hidden_states(model, token_ids))
+        model.model.layers = model.model.layers[:1]
+        torch.testing.assert_close(first, hidden_states(model, token_ids))

@@ -13,6 +13,7 @@ from evodraft.training.__main__ import build_app
 from evodraft.training.bundle import verify_bundle
 from evodraft.training.data import corpus_file
 from evodraft.training.mix import DEMO_MIX
+from evodraft.training.tasks import TASKS
 
 TEXTS = {
     "text": {"text": "The grey goose of {} walks. " * 3},
@@ -21,9 +22,14 @@ TEXTS = {
 
 
 @pytest.fixture
-def demo_corpus(tmp_path):
+def demo_corpus(tmp_path, monkeypatch):
+    monkeypatch.setattr("evodraft.training.data.NUM_DOCUMENTS", 40)
+    monkeypatch.setattr("evodraft.training.data.NUM_HELD_OUT", 10)
+    monkeypatch.setattr("evodraft.training.measure.NUM_TIMED_STEPS", 20)
     lines = defaultdict(list)
     for source in DEMO_MIX.sources:
+        if source.kind == "task":
+            continue
         record = {key: text.replace("{}", source.prefix) for key, text in TEXTS[source.kind].items()}
         for split in ("train", "valid"):
             line = json.dumps(record | {"source": source.prefix + "@1:file"}) + "\n"
@@ -79,6 +85,14 @@ def test_from_corpus_to_answers(demo_corpus, tmp_path):
     (answer,) = [json.loads(line) for line in answers.read_text().splitlines()]
     assert answer["prompt"] == "Where is 2?"
     assert answer["tokens"] <= 4
+    report = tmp_path / "models.json"
+    call("measure", *data, "--bundle", tmp_path / "bundle", "--out", report, "--per-domain", 1, "--per-task", 2)
+    measured = json.loads(report.read_text())
+    assert set(measured["target"]["losses"]) == set(measured["fit"]) == set(DEMO_MIX.domains)
+    assert set(measured["target"]["repetition"]) == set(DEMO_MIX.domains) - {"tasks"}
+    assert set(measured["target"]["tasks"]) == set(TASKS)
+    assert 0 < measured["fit"]["math"]["overlap"] <= 1
+    assert measured["cost"]["torch.bfloat16"]["ratio"] > 0
     record = json.loads((target / "provenance.json").read_text())
     assert set(record["losses"]) == set(DEMO_MIX.domains)
     assert record["num_tokens"] == 128

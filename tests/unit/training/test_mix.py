@@ -42,9 +42,13 @@ def test_a_mix_that_cannot_be_sampled_is_refused(sources, complaint):
         Mix("wrong", sources)
 
 
-def test_the_demo_mix_covers_five_domains_with_text_and_chat():
-    assert set(DEMO_MIX.domains) == {"general", "code", "law", "medicine", "math"}
-    for domain in DEMO_MIX.domains:
+def test_the_demo_mix_covers_five_domains_with_text_and_chat_and_has_mini_tasks():
+    assert set(DEMO_MIX.domains) == {"general", "code", "law", "medicine", "math", "tasks"}
+    for domain in set(DEMO_MIX.domains) - {"tasks"}:
         assert {source.kind for source in DEMO_MIX.sources if source.domain == domain} == {"text", "chat"}
     assert sum(DEMO_MIX.shares.values()) == pytest.approx(1.0)
     assert sum(DEMO_MIX.late_shares.values()) == pytest.approx(1.0)
+    for shares in (DEMO_MIX.shares, DEMO_MIX.late_shares):
+        assert sum(share for slug, share in shares.items() if slug.startswith("tasks.")) == pytest.approx(
+            0.05, abs=2e-3
+        )

@@ -10,6 +10,7 @@ import torch
 
 from evodraft.errors import TrainingError, WeightsError
 from evodraft.training.checkpoint import WEIGHTS_FILE, latest_checkpoint
+from evodraft.training.evaluate import exit_losses
 from evodraft.training.target import Phase, TargetRecipe, TargetTrainer
 
 
@@ -21,8 +22,8 @@ def recipe(shape):
 
 @pytest.fixture
 def trainer(recipe, streams, mix, ids, tmp_path):
-    def make(name="run", **changes):
-        return TargetTrainer(replace(recipe, **changes), streams, mix, ids, 300, tmp_path / name)
+    def make(name="run", parent=None, **changes):
+        return TargetTrainer(replace(recipe, **changes), streams, mix, ids, 300, tmp_path / name, parent)
 
     return make
 
@@ -92,3 +93,26 @@ def test_steps_belong_to_phases(recipe):
     assert [recipe.phase(step).num_layers for step in (0, 3, 4, 9)] == [1, 1, 2, 2]
     with pytest.raises(TrainingError, match="beyond"):
         recipe.phase(10)
+
+
+def test_the_exit_loss_teaches_the_intermediate_layers(trainer, shape, streams):
+    deep = replace(shape, num_layers=4)
+    phases = (Phase(60, 4, 8, 32),)
+    plain, taught = (trainer(f"w{w}", phases=phases, shape=deep, exit_weight=w).run() for w in (0.0, 1.0))
+    losses = [exit_losses(model, streams, [2, 4], 32) for model in (plain, taught)]
+    assert losses[1][2] < losses[0][2] - 0.3
+    assert losses[1][4] < losses[0][4] + 0.5
+
+
+def test_a_run_can_begin_with_the_weights_of_another_model(trainer, model):
+    child = trainer(phases=(Phase(1, 2, 2, 8),), parent=model)
+    for name, value in model.named_parameters():
+        assert torch.equal(value, dict(child.model.named_parameters())[name])
+    child.run()
+    assert not torch.equal(child.model.model.norm.weight, model.model.norm.weight)
+
+
+@pytest.mark.parametrize("wrong", [{"exit_weight": -1.0}, {"exit_share": 0.0}, {"exit_share": 1.5}])
+def test_wrong_exit_options_are_refused(recipe, wrong):
+    with pytest.raises(TrainingError, match="exit_weight is"):
+        replace(recipe, **wrong)
