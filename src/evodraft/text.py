@@ -6,7 +6,6 @@ Does not know sessions or models; a TextBuffer follows one sequence and doubles 
 from __future__ import annotations
 
 import operator
-import reprlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,15 +21,10 @@ _INCOMPLETE = "\ufffd"  # what decoders show for half of a character
 def encoded(tokenizer: PreTrainedTokenizerBase, prompt: object) -> list[int]:
     """Token ids of a text prompt, none for an empty one. Raises PromptError for what is not text."""
     if not isinstance(prompt, str):
-        shown = reprlib.repr(prompt)  # shortened: messages are logged, prompts are not
-        raise PromptError(f"prompt {shown} is not a string; pass token ids as prompt_token_ids=[[1, 2, 3]]")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
         raise PromptError(
-            f"the prompt has half of a surrogate pair at character {error.start}, which no tokenizer can read; "
-            "decode its bytes with errors='replace'"
-        ) from None
+            f"the prompt ({kind_of(prompt)}) is not a string; pass token ids as prompt_token_ids=[[1, 2]]"
+        )
+    _check_encodable(prompt)
     return list(tokenizer(prompt)["input_ids"]) if prompt else []
 
 
@@ -42,10 +36,12 @@ def encoded_chat(tokenizer: PreTrainedTokenizerBase, messages: object) -> list[i
         listed = [dict(message) for message in messages]  # type: ignore[attr-defined]  # tried, not known
         text = tokenizer.apply_chat_template(listed, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # templates are programs: whatever one raises is about these messages
+        own_words = str(error) if str(error) in str(tokenizer.chat_template) else ""  # others may quote the messages
         raise PromptError(
-            f"the chat template cannot read these messages ({error}); pass a list of "
-            "{'role': 'user', 'content': TEXT}, which 'assistant' and 'user' messages may follow"
-        ) from error
+            f"the chat template cannot read these messages ({own_words or type(error).__name__}); "
+            "pass a list of {'role': 'user', 'content': TEXT}, which 'assistant' and 'user' messages may follow"
+        ) from None
+    _check_encodable(str(text))
     return list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
 
 
@@ -55,9 +51,28 @@ def checked_ids(token_ids: object) -> list[int]:
         return [operator.index(token_id) for token_id in token_ids]  # type: ignore[attr-defined]  # tried, not known
     except (TypeError, ValueError):  # ValueError: a tensor of tensors
         raise PromptError(
-            f"{reprlib.repr(token_ids)} is not a list of token ids; write [1, 2, 3] for one prompt, and a list of such "
-            "lists for generate(prompt_token_ids=...)"
+            f"the prompt ({kind_of(token_ids)}) is not a list of token ids; write [1, 2, 3] for one prompt, and a list "
+            "of such lists for generate(prompt_token_ids=...)"
         ) from None
+
+
+def _check_encodable(prompt: str) -> None:
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"the prompt has half of a surrogate pair at character {error.start}, which no tokenizer can read; "
+            "decode its bytes with errors='replace'"
+        ) from None
+
+
+def kind_of(given: object) -> str:
+    """What was given in place of a prompt, by its types only: messages are logged, prompts are not."""
+    kind = type(given).__name__
+    if not isinstance(given, (list, tuple)):
+        return kind
+    inner = {type(item).__name__ for item in given}
+    return f"{kind} of {' and '.join(sorted(inner)) or 'nothing'}"
 
 
 class TextBuffer:

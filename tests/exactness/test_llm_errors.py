@@ -108,15 +108,15 @@ def test_a_single_faulty_text_raises_and_one_of_a_list_does_not() -> None:
     [
         ({}, "give either a prompt or prompt_token_ids, and not both"),
         ({"prompt": "a", "prompt_token_ids": [[1]]}, "give either a prompt or prompt_token_ids, and not both"),
-        ({"prompt": 7}, "prompt 7 is not a string; pass token ids as prompt_token_ids"),
-        ({"prompt": ["a", 7]}, "prompt 7 is not a string"),
-        ({"prompt": b"a"}, "prompt 97 is not a string"),
+        ({"prompt": 7}, r"the prompt \(int\) is not a string; pass token ids as prompt_token_ids"),
+        ({"prompt": ["a", 7]}, r"the prompt \(int\) is not a string"),
+        ({"prompt": b"a"}, r"the prompt \(int\) is not a string"),
         ({"prompt": "half \ud83d"}, "half of a surrogate pair at character 5.*errors='replace'"),
-        ({"prompt_token_ids": [1, 2]}, r"1 is not a list of token ids; .* a list of such lists for generate"),
-        ({"prompt_token_ids": [[1, 2.5]]}, r"\[1, 2\.5\] is not a list of token ids"),
-        ({"prompt_token_ids": ["ab"]}, "'ab' is not a list of token ids"),
-        ({"prompt_token_ids": 7}, "7 is not a list of token ids"),
-        ({"prompt_token_ids": torch.tensor([1, 2])}, r"tensor\(1\) is not a list of token ids"),
+        ({"prompt_token_ids": [1, 2]}, r"\(int\) is not a list of token ids; .* a list of such lists for generate"),
+        ({"prompt_token_ids": [[1, 2.5]]}, r"\(list of float and int\) is not a list of token ids"),
+        ({"prompt_token_ids": ["ab"]}, r"\(str\) is not a list of token ids"),
+        ({"prompt_token_ids": 7}, r"\(int\) is not a list of token ids"),
+        ({"prompt_token_ids": torch.tensor([1, 2])}, r"\(Tensor\) is not a list of token ids"),
         ({"prompt_token_ids": torch.tensor([[[1, 2]]])}, "is not a list of token ids"),
     ],
 )
@@ -137,7 +137,7 @@ def test_a_stream_takes_one_prompt(arguments: dict[str, Any]) -> None:
 
 def test_parameters_of_another_kind() -> None:
     for call in (llm_of().generate, llm_of().stream):
-        with pytest.raises(SamplingError, match=r"params=\{'top_k': 3\} is no SamplingParams; make one of it"):
+        with pytest.raises(SamplingError, match=r"dict is no SamplingParams; make one of it"):
             call("abc", {"top_k": 3})
 
 

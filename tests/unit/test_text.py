@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from evodraft.errors import ConfigError, PromptError
 from evodraft.testing.tokenizers import EOS, byte_tokenizer
-from evodraft.text import TextBuffer, checked_ids, encoded, encoded_chat
+from evodraft.text import TextBuffer, checked_ids, encoded, encoded_chat, kind_of
 
 WORDS = ("Z", "oë", " STOP", "STO", "P", "日本語", " \U0001f600", "👩‍🚀", "\ufffd", "aa", "\n\n", "end")
 INCOMPLETE = "\ufffd"
@@ -233,7 +233,7 @@ def test_half_a_character_is_not_lost() -> None:
 def test_text_prompts() -> None:
     assert encoded(byte_tokenizer(), "ab") == byte_tokenizer()("ab")["input_ids"]
     assert encoded(byte_tokenizer(), "") == [], "also where a tokenizer would add a token of its own"
-    with pytest.raises(PromptError, match="prompt 3 is not a string"):
+    with pytest.raises(PromptError, match=r"the prompt \(int\) is not a string"):
         encoded(byte_tokenizer(), 3)
     with pytest.raises(PromptError, match="half of a surrogate pair at character 1"):
         encoded(byte_tokenizer(), "a\ud800")
@@ -274,6 +274,33 @@ def test_messages_that_are_none(messages: object) -> None:
     chat.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     with pytest.raises(PromptError, match="the chat template cannot read these messages"):
         encoded_chat(chat, messages)
+
+
+def test_what_a_template_says_itself_is_shown_and_what_it_quotes_is_not() -> None:
+    chat, messages = byte_tokenizer(), [{"role": "wizard", "content": "abracadabra"}]
+    for template, shown in {
+        "{{ raise_exception('roles must alternate') }}": "roles must alternate",
+        "{{ raise_exception('unknown role ' + messages[0]['role']) }}": "TemplateError",
+        "{{ raise_exception('') }}": "TemplateError",
+        "{{ messages[0]['content'] + 1 }}": "TypeError",
+    }.items():
+        chat.chat_template = template
+        with pytest.raises(PromptError, match=rf"cannot read these messages \({shown}\); pass a list"):
+            encoded_chat(chat, messages)
+
+
+def test_messages_must_be_encodable() -> None:
+    chat = byte_tokenizer()
+    chat.chat_template = "{{ messages[0]['content'] }}"
+    with pytest.raises(PromptError, match="half of a surrogate pair at character 1"):
+        encoded_chat(chat, [{"role": "user", "content": "a\ud800"}])
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"), [(3, "int"), ("a", "str"), ([], "list of nothing"), ((1, "a", 2), "tuple of int and str")]
+)
+def test_a_prompt_is_described_by_its_types(given: object, kind: str) -> None:
+    assert kind_of(given) == kind
 
 
 def test_messages_need_a_template() -> None:

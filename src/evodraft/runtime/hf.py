@@ -49,6 +49,7 @@ class HfDecoder:
         self_check: bool = True,
     ) -> None:
         facts = ModelFacts.of(model)
+        self.model = model
         self._facts = check_model(model, facts) if self_check else facts
         self._call = ModelCall(model, self._facts)
         length = resolve_max_length(self._facts, max_length, num_slots, kv_cache_bytes)

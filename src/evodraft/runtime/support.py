@@ -175,5 +175,7 @@ def _additive(config: Any, dtype: torch.dtype) -> torch.dtype | None:
 def _bytes_per_token(config: Any, dtype: torch.dtype) -> int:
     num_heads = config.num_attention_heads
     num_kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        num_kv_heads = 1  # falcon, whose newer architecture repeats them before it caches them
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // num_heads
     return int(config.num_hidden_layers * 2 * num_kv_heads * head_dim * dtype.itemsize)

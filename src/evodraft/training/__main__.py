@@ -15,8 +15,8 @@ import torch
 import typer
 
 from evodraft.errors import TrainingError
+from evodraft.runtime.integrity import MANIFEST_FILE
 from evodraft.training.bundle import (
-    MANIFEST_FILE,
     WEIGHTS_FILE,
     load_model,
     load_provenance,
@@ -43,7 +43,7 @@ from evodraft.training.measure import (
 from evodraft.training.mix import DEMO_MIX
 from evodraft.training.optimizers import OptimizerName
 from evodraft.training.progress import ProgressReport
-from evodraft.training.provenance import HeldOut, describe_machine, describe_run
+from evodraft.training.provenance import HeldOut, Provenance, describe_machine, describe_run
 from evodraft.training.target import Phase, TargetRecipe, TargetTrainer
 from evodraft.training.tokenizer import VOCABULARY_SIZE, load_tokenizer, save_tokenizer, special_ids, train_tokenizer
 
@@ -102,9 +102,9 @@ def make_target(
 ) -> None:
     """Train or resume the target, then write its model folder with a provenance record."""
     torch.set_num_threads(threads)
-    tokenizer = load_tokenizer(tokenizer_folder)
+    tokenizer, parsed = load_tokenizer(tokenizer_folder), _parse_phases(phases)
     recipe = TargetRecipe(
-        parsed := _parse_phases(phases),
+        parsed,
         shape=Shape(num_layers=parsed[-1].num_layers),
         optimizer=optimizer,
         matrix_rate=matrix_rate,
@@ -113,18 +113,15 @@ def make_target(
         warmup_steps=warmup_steps,
         late_from=late_from,
         exit_weight=exit_weight,
-        parent_sha256=None if start_from is None else hash_file(start_from / WEIGHTS_FILE),
+        parent_sha256=hash_file(start_from / WEIGHTS_FILE) if start_from else None,
     )
     streams = build_streams(corpus, DEMO_MIX, tokenizer, cache)
-    parent = None if start_from is None else load_model(start_from)
+    parent = load_model(start_from) if start_from else None
     trainer = TargetTrainer(recipe, streams, DEMO_MIX, special_ids(tokenizer), len(tokenizer), run, parent)
     trainer.resume()
     with ProgressReport("target", recipe.num_steps, trainer.step, run / "history.jsonl") as report:
         model = trainer.run(until, checkpoint_every, report)
-    losses = _held_out(model, corpus, cache, tokenizer)
-    record = describe_run(trainer.data_sha256, recipe.as_dict(), losses, trainer.seconds, trainer.num_tokens)
-    save_model(model, tokenizer, out, torch.float32)
-    save_provenance(record, out / PROVENANCE_FILE)
+    _save(model, tokenizer, trainer.describe(_held_out(model, corpus, cache, tokenizer)), out)
 
 
 def make_draft(
@@ -157,8 +154,7 @@ def make_draft(
     losses = _held_out(draft, corpus, cache, tokenizer)
     num_tokens = recipe.num_steps * recipe.batch * recipe.context
     record = describe_run(hash_streams(streams), recipe.as_dict(), losses, time.perf_counter() - started, num_tokens)
-    save_model(draft, tokenizer, out, torch.float32)
-    save_provenance(record, out / PROVENANCE_FILE)
+    _save(draft, tokenizer, record, out)
 
 
 def make_bundle(
@@ -230,6 +226,11 @@ def _parse_phases(text: str) -> tuple[Phase, ...]:
         return tuple(Phase(*phase) for phase in numbers)
     except (ValueError, TypeError) as error:
         raise TrainingError(f"phases {text!r} are not STEPSxLAYERSxBATCHxCONTEXT, comma-separated") from error
+
+
+def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, record: Provenance, folder: Path) -> None:
+    save_model(model, tokenizer, folder, torch.float32)
+    save_provenance(record, folder / PROVENANCE_FILE)
 
 
 def _held_out(model: LlamaForCausalLM, corpus: Path, cache: Path, tokenizer: PreTrainedTokenizerFast) -> HeldOut:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evodraft.errors import WeightsError
-from evodraft.training.checkpoint import hash_file
+from evodraft.runtime.integrity import MANIFEST_FILE, check_manifest, record_of
 from evodraft.training.tokenizer import save_tokenizer, special_ids
 from evodraft.training.weights import load_weights, unique_weights
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from evodraft.training.provenance import Provenance
 
-MANIFEST_FILE, WEIGHTS_FILE = "MANIFEST.json", "model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
 
 
 def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, dtype: torch.dtype) -> None:
@@ -56,14 +56,9 @@ def write_manifest(folder: Path, provenance: Mapping[str, Provenance]) -> dict[s
         weights = folder / name / WEIGHTS_FILE
         if not weights.is_file():
             raise WeightsError(f"{weights} is missing; save the model before its manifest")
-        models[name] = {
-            "file": f"{name}/{WEIGHTS_FILE}",
-            "sha256": hash_file(weights),
-            "num_bytes": weights.stat().st_size,
-            "provenance": record.as_dict(),
-        }
+        models[name] = {"file": f"{name}/{WEIGHTS_FILE}", "provenance": record.as_dict()} | _record(weights)
     files = {
-        path.relative_to(folder).as_posix(): {"sha256": hash_file(path), "num_bytes": path.stat().st_size}
+        path.relative_to(folder).as_posix(): _record(path)
         for name in provenance
         for path in sorted((folder / name).glob("*"))
     }
@@ -73,15 +68,16 @@ def write_manifest(folder: Path, provenance: Mapping[str, Provenance]) -> dict[s
 
 
 def verify_bundle(folder: Path) -> None:
-    """Raise `WeightsError` unless every weights file of the manifest is there with its recorded hash."""
-    try:
-        models = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["models"]
-    except (OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{folder / MANIFEST_FILE} is unreadable ({error}); write the bundle again") from error
-    for record in models.values():
-        path = folder / record["file"]
-        if not path.is_file() or hash_file(path) != record["sha256"]:
-            raise WeightsError(f"{path} is missing or does not match its manifest; write the bundle again")
+    """Raise `WeightsError` unless there is a manifest and every file it lists is there with its recorded hash."""
+    if not (folder / MANIFEST_FILE).is_file():
+        raise WeightsError(f"{folder} has no {MANIFEST_FILE}; write the bundle again")
+    check_manifest(folder)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    record = record_of(path)
+    assert record is not None, path
+    return record._asdict()
 
 
 def save_provenance(provenance: Provenance, path: Path) -> None:

@@ -25,6 +25,7 @@ from evodraft.training.data import BatchSampler, hash_streams
 from evodraft.training.llama import Shape, build_model, exit_states, grow_depth
 from evodraft.training.objective import chunked_cross_entropy
 from evodraft.training.optimizers import OptimizerName, Optimizers, Schedule
+from evodraft.training.provenance import describe_run
 from evodraft.training.weights import load_weights, unique_weights
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from evodraft.training.data import TokenArray
     from evodraft.training.mix import Mix
+    from evodraft.training.provenance import HeldOut, Provenance
     from evodraft.training.tokenizer import SpecialIds
 
 REWARM_STEPS = 50
@@ -189,6 +191,10 @@ class TargetTrainer:
         }
         checkpoint = Checkpoint(unique_weights(self.model), self._optimizers.state(), progress)
         return save_checkpoint(self.folder, self.step, checkpoint)
+
+    def describe(self, losses: HeldOut) -> Provenance:
+        """The record of the run up to now."""
+        return describe_run(self.data_sha256, self.recipe.as_dict(), losses, self.seconds, self.num_tokens)
 
     def _advance(self) -> StepReport:
         started = time.perf_counter()

@@ -167,3 +167,22 @@ def test_without_a_context_the_caller_must_choose(facts):
     assert resolve_max_length(endless, 10_000, 4, None) == 10_000
     with pytest.raises(CapacityError, match="names no context length; pass max_length"):
         resolve_max_length(endless, None, 4, None)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "sizes", "num_kv_heads"),
+    [
+        ("falcon", {"multi_query": True}, 1),
+        ("falcon", {"multi_query": False, "new_decoder_architecture": False}, 4),
+        ("falcon", {"multi_query": True, "new_decoder_architecture": True, "num_kv_heads": 2}, 4),
+        ("gpt_bigcode", {"multi_query": True}, 1),
+        ("gpt_bigcode", {"multi_query": False, "n_head": 4}, 4),
+    ],
+)
+def test_the_cache_holds_as_many_heads_as_the_model_stores(model_type, sizes, num_kv_heads):
+    """Multi-query models keep one pair of heads; the newer falcons repeat theirs before they cache them."""
+    common = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = build(model_type, **common, **sizes).eval()
+    cache = model(torch.tensor([[1, 2, 3]]), use_cache=True).past_key_values
+    stored = sum(tensor.nbytes for layer in cache.layers for tensor in (layer.keys, layer.values)) // 3
+    assert ModelFacts.of(model).bytes_per_token == stored == 2 * 2 * num_kv_heads * 8 * 4

@@ -70,13 +70,13 @@ def test_an_altered_missing_or_unlisted_file_is_noticed(bundle):
     path = bundle / "draft" / "model.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(WeightsError, match="does not match its manifest"):
+    with pytest.raises(WeightsError, match="expects .* bytes with SHA-256"):
         verify_bundle(bundle)
     path.unlink()
     with pytest.raises(WeightsError, match=r"model\.safetensors is missing"):
         verify_bundle(bundle)
-    (bundle / "MANIFEST.json").write_text("{")
-    with pytest.raises(WeightsError, match=r"MANIFEST\.json is unreadable"):
+    (bundle / "MANIFEST.json").unlink()
+    with pytest.raises(WeightsError, match=r"has no MANIFEST\.json"):
         verify_bundle(bundle)
 
 
