@@ -17,14 +17,16 @@ import torch
 from evodraft.config import EngineConfig, Entry, parse_part
 from evodraft.controllers import CONTROLLERS
 from evodraft.drafters import DRAFTERS
-from evodraft.drafters.base import DrafterContext, DrafterPlan
+from evodraft.drafters.base import DrafterContext, DrafterPlan, RegisteredDraft
 from evodraft.engine import Engine
-from evodraft.errors import CapacityError, ConfigError, UnknownOptionError, WeightsError
+from evodraft.errors import ConfigError, UnknownOptionError, WeightsError
+from evodraft.memory import plan_cache
 from evodraft.runtime.hf import HfDecoder
-from evodraft.runtime.load import load_model
+from evodraft.runtime.load import load_model, local_folder
 from evodraft.runtime.support import ModelFacts
 from evodraft.target import Target
 from evodraft.verifiers import VERIFIERS
+from evodraft.zoo import registered_drafts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 DEMO = "demo"
 NUMERICS = ("auto", "fast")
 _LONGEST_REPR = 80  # a model's would fill the screen
-_CPU_CACHE_SHARE = 0.25  # of the machine's memory, where no budget is given
 _PROTOCOLS: Mapping[str, tuple[str, ...]] = {  # what an object given as a part must have
     "drafter": ("needs", "versions", "max_length", "admit", "step", "commit", "release", "apply"),
     "controller": ("needs_signals", "start", "plan", "more", "observe", "finish"),
@@ -81,12 +82,33 @@ class PartSpecs:
             _check_object("learner", learner)
 
 
+class TargetSource(NamedTuple):
+    """Where a target comes from, and which drafts are known for it."""
+
+    name: str  # a folder or a hub id
+    bundled_draft: Path | None = None
+    registered_drafts: tuple[RegisteredDraft, ...] = ()
+
+
 class LoadedTarget(NamedTuple):
     """A target model with what belongs to it."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase | None
     bundled_draft: Path | None = None
+    registered_drafts: tuple[RegisteredDraft, ...] = ()
+
+
+def find_target(source: str | os.PathLike[str]) -> TargetSource:
+    """What "demo", a folder or a hub id stands for; only a hub id can have registered drafts. Loads nothing.
+
+    Raises WeightsError for a path that is no model's folder, and for "demo" if it is not installed.
+    """
+    if source == DEMO:
+        bundle = demo_folder()
+        return TargetSource(str(bundle / "target"), bundle / "draft")
+    is_hub_id = local_folder(source) is None
+    return TargetSource(str(source), None, registered_drafts(str(source)) if is_hub_id else ())
 
 
 def load_target(source: object, options: LoadOptions) -> LoadedTarget:
@@ -100,16 +122,16 @@ def load_target(source: object, options: LoadOptions) -> LoadedTarget:
         raise ConfigError(
             f"{source.__class__.__name__} is not a target; pass 'demo', a path, a hub id, or (model, tokenizer)"
         )
-    bundle = demo_folder() if source == DEMO else None
+    found = find_target(source)
     loaded = load_model(
-        str(source if bundle is None else bundle / "target"),
+        found.name,
         dtype=options.dtype,
         device=options.device,
         revision=options.revision,
         trust_remote_code=options.trust_remote_code,
         device_map=options.device_map,
     )
-    return LoadedTarget(loaded.model, loaded.tokenizer, None if bundle is None else bundle / "draft")
+    return LoadedTarget(loaded.model, loaded.tokenizer, found.bundled_draft, found.registered_drafts)
 
 
 def demo_folder() -> Path:
@@ -132,10 +154,11 @@ def build_engine(target: LoadedTarget, parts: PartSpecs, load: LoadOptions, conf
         device=facts.device,
         dtype=target.model.dtype,
         bundled_draft=target.bundled_draft,
+        registered_drafts=target.registered_drafts,
         trust_remote_code=load.trust_remote_code,
     )
     plan = _plan_drafter(parts.drafter, context)
-    max_length = _max_length(facts, plan.bytes_per_token if plan else 0, config)
+    max_length = plan_cache(facts, plan.bytes_per_token if plan else 0, config).max_length
     drafter = plan.make(config.max_batch, max_length) if plan else None
     decoder = HfDecoder(target.model, config.max_batch, max_length)
     return Engine(
@@ -193,37 +216,3 @@ def _check_placed(model: Any, options: LoadOptions) -> None:
         raise ConfigError(
             f"device={options.device!r} does not fit the given model, which is on {device}; move it before"
         )
-
-
-def _max_length(facts: ModelFacts, draft_bytes_per_token: int, config: EngineConfig) -> int:
-    """Tokens per sequence: what was asked for if it fits, else what context and memory allow."""
-    bytes_per_token = facts.bytes_per_token + draft_bytes_per_token
-    budget = _cache_budget(facts.device, config)
-    fits = budget // (config.max_batch * bytes_per_token)
-    context = facts.context_length or fits
-    wanted = config.max_model_len
-    if wanted is not None and wanted > context:
-        raise CapacityError(f"max_model_len={wanted} exceeds the model's context of {context}; lower it")
-    length = min(wanted or context, context)
-    if fits < (length if wanted is not None else 2):
-        raise CapacityError(
-            f"{config.max_batch} sequences of {length} tokens need "
-            f"{config.max_batch * bytes_per_token * length / 2**30:.3g} GiB of cache and the budget is "
-            f"{budget / 2**30:.3g} GiB; raise kv_cache_gib, or lower max_model_len or max_batch"
-        )
-    return min(length, fits)
-
-
-def _cache_budget(device: torch.device, config: EngineConfig) -> int:
-    if config.kv_cache_gib is not None:
-        return int(config.kv_cache_gib * 2**30)
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return max(0, int(total * config.gpu_memory_utilization) - (total - free))
-    return int(_physical_memory() * _CPU_CACHE_SHARE)
-
-
-def _physical_memory() -> int:
-    if hasattr(os, "sysconf"):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 8 * 2**30  # where the system does not tell (Windows); kv_cache_gib overrides it

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib.resources
-import os
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
 import torch
 
-from evodraft import assemble
-from evodraft.assemble import LoadedTarget, LoadOptions, PartSpecs, build_engine, demo_folder, load_target
+from evodraft.assemble import (
+    LoadedTarget,
+    LoadOptions,
+    PartSpecs,
+    build_engine,
+    demo_folder,
+    find_target,
+    load_target,
+)
 from evodraft.config import EngineConfig
 from evodraft.controllers import ConfidenceController, FixedController
 from evodraft.drafters import ModelDrafter, NgramDrafter
@@ -40,7 +46,8 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, model in (("target", pair.target), ("draft", pair.draft)):
         model.save_pretrained(tmp_path / name)
         pair.tokenizer.save_pretrained(tmp_path / name)
-    monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path if package == "evodraft_demo" else None)
+    files = importlib.resources.files
+    monkeypatch.setattr(importlib.resources, "files", lambda name: tmp_path if name == "evodraft_demo" else files(name))
     return tmp_path
 
 
@@ -49,7 +56,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_models_that_are_loaded_are_taken_as_they_are() -> None:
     model, tokenizer = tiny_model("llama"), object()
-    assert load_target((model, tokenizer), LoadOptions()) == (model, tokenizer, None)
+    assert load_target((model, tokenizer), LoadOptions()) == (model, tokenizer, None, ())
 
 
 def test_the_demo_comes_with_its_draft(bundle: Path) -> None:
@@ -65,6 +72,28 @@ def test_the_demo_comes_with_its_draft(bundle: Path) -> None:
 def test_other_folders_have_none(bundle: Path) -> None:
     for path in (bundle / "target", str(bundle / "target")):
         assert load_target(path, LoadOptions(device="cpu")).bundled_draft is None
+
+
+def test_hub_ids_have_registered_drafts_and_folders_have_none(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "Qwen/Qwen2.5-7B-Instruct"
+    assert [draft.name for draft in find_target(name).registered_drafts] == ["Qwen/Qwen2.5-0.5B-Instruct"]
+    assert find_target("owner/unheard-of").registered_drafts == ()
+    assert find_target("demo") == (str(bundle / "target"), bundle / "draft", ())
+    (tmp_path / "Qwen").mkdir()
+    (bundle / "target").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert find_target(name) == (name, None, ()), "a folder of that name is a folder"
+
+
+def test_a_target_from_a_hub_drafts_with_what_is_registered(downloaded: Callable[..., Path]) -> None:
+    pair = tiny_pair("llama")
+    downloaded("Qwen/Qwen2.5-7B-Instruct", pair.target)
+    downloaded("Qwen/Qwen2.5-0.5B-Instruct", pair.draft, "7ae557604adf67be50417f59c2c2f167def9a775")
+    options = LoadOptions(device="cpu")
+    loaded = load_target("Qwen/Qwen2.5-7B-Instruct", options)
+    assert isinstance(build_engine(loaded, PartSpecs(), options, EngineConfig()).drafter, ModelDrafter)
 
 
 def test_a_demo_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,30 +264,3 @@ def wide() -> Any:
 def test_more_than_the_context_is_refused() -> None:
     with pytest.raises(CapacityError, match="max_model_len=257 exceeds the model's context of 256; lower it"):
         built(max_model_len=CONTEXT + 1)
-
-
-def test_a_model_that_names_no_context_gets_what_memory_allows() -> None:
-    facts = SimpleNamespace(bytes_per_token=1000, context_length=None, device=torch.device("cpu"))
-    config = EngineConfig(max_batch=4, kv_cache_gib=1.0)
-    assert assemble._max_length(facts, 500, config) == 2**30 // 6000  # type: ignore[arg-type]
-
-
-def test_the_budget_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
-    monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
-    cpu = torch.device("cpu")
-    assert assemble._cache_budget(cpu, EngineConfig()) == 4096 * 1000 // 4
-    assert assemble._cache_budget(cpu, EngineConfig(kv_cache_gib=0.5)) == 2**29
-    monkeypatch.delattr(os, "sysconf")
-    assert assemble._cache_budget(cpu, EngineConfig()) == 2 * 2**30, "a quarter of what nearly all machines have"
-
-
-@pytest.mark.parametrize(
-    ("free", "total", "share", "budget"),
-    [(600, 1000, 0.9, 500), (1000, 1000, 0.5, 500), (50, 1000, 0.9, 0)],
-)
-def test_the_budget_of_a_gpu(free: int, total: int, share: float, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The share counts what is taken already, weights of target and draft included."""
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, total))
-    config = EngineConfig(gpu_memory_utilization=share)
-    assert assemble._cache_budget(torch.device("cuda"), config) == budget

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evodraft.config import Entry, NoOptions
-from evodraft.drafters.base import Drafter, DrafterContext, DrafterPlan
+from evodraft.drafters.auto import plan_auto_drafter
+from evodraft.drafters.base import Drafter, DrafterContext, DrafterPlan, RegisteredDraft
 from evodraft.drafters.model import ModelConfig, ModelDrafter, plan_model_drafter
 from evodraft.drafters.ngram import NgramConfig, NgramDrafter, plan_ngram_drafter
 
@@ -21,18 +22,11 @@ __all__ = [
     "ModelDrafter",
     "NgramConfig",
     "NgramDrafter",
+    "RegisteredDraft",
 ]
 
-
-def _plan_auto(config: NoOptions, context: DrafterContext) -> DrafterPlan:
-    """The target's bundled draft, else prompt lookup, which fits every target."""
-    if context.bundled_draft is not None:
-        return plan_model_drafter(ModelConfig(), context)
-    return plan_ngram_drafter(NgramConfig(), context)
-
-
 DRAFTERS: Mapping[str, Entry] = {
-    "auto": Entry(NoOptions, _plan_auto),
+    "auto": Entry(NoOptions, plan_auto_drafter),
     "model": Entry(ModelConfig, plan_model_drafter),
     "ngram": Entry(NgramConfig, plan_ngram_drafter),
 }

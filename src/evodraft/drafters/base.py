@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class RegisteredDraft:
+    """A published draft for the target, as the registry names it."""
+
+    name: str  # hub id, never a path
+    method: str  # "model", or a kind of head
+    revision: str
+    license: str
+    is_verified: bool = False
+    note: str = ""  # what a user should know before loading it
+
+
+@dataclass(frozen=True, slots=True)
 class DrafterContext:
     """What a drafter may know about the target when it is built."""
 
@@ -28,6 +40,7 @@ class DrafterContext:
     device: torch.device
     dtype: torch.dtype
     bundled_draft: Path | None = None  # a draft model that ships with the target
+    registered_drafts: tuple[RegisteredDraft, ...] = ()  # published ones, the preferred first
     trust_remote_code: bool = False
 
 

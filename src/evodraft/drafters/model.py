@@ -40,6 +40,7 @@ class ModelConfig:
     """Options of the small-model drafter."""
 
     model: object = None  # a path, a hub id, a model, or (model, tokenizer); None = the draft bundled with the target
+    revision: str | None = None  # of a hub id
 
 
 def plan_model_drafter(config: ModelConfig, context: DrafterContext) -> DrafterPlan:
@@ -52,7 +53,7 @@ def plan_model_drafter(config: ModelConfig, context: DrafterContext) -> DrafterP
         raise ConfigError(
             "drafter 'model' needs a draft model and this target has none bundled; write drafter='model:PATH-OR-HUB-ID'"
         )
-    model, tokenizer = _load(source, context)
+    model, tokenizer = _load(source, config.revision, context)
     if tokenizer is not None and context.tokenizer is not None:
         check_same_tokens(context.tokenizer, tokenizer, model.get_input_embeddings().weight.shape[0])
     facts = ModelFacts.of(model)
@@ -64,13 +65,14 @@ def plan_model_drafter(config: ModelConfig, context: DrafterContext) -> DrafterP
     return DrafterPlan(facts.bytes_per_token, make)
 
 
-def _load(source: object, context: DrafterContext) -> tuple[Any, PreTrainedTokenizerBase | None]:
+def _load(source: object, revision: str | None, context: DrafterContext) -> tuple[Any, PreTrainedTokenizerBase | None]:
     """(model, tokenizer) from whatever names a draft model."""
     if isinstance(source, (str, Path)):
         loaded = load_model(
             str(source),
             dtype=context.dtype,
             device=context.device,
+            revision=revision,
             trust_remote_code=context.trust_remote_code,
         )
         return loaded.model, loaded.tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from evodraft.drafters import DRAFTERS, ModelConfig, ModelDrafter, NgramDrafter, plan_model_drafter
+from evodraft.drafters import ModelConfig, ModelDrafter, plan_model_drafter
 from evodraft.drafters.base import CommittedRow, DrafterContext, DraftRow
 from evodraft.errors import ConfigError, ModelMismatchError, WeightsError
 from evodraft.target import Chunk
@@ -103,11 +103,3 @@ def test_a_plan_from_a_path(tmp_path) -> None:
 def test_nothing_named_and_nothing_bundled() -> None:
     with pytest.raises(ConfigError, match="write drafter='model:PATH-OR-HUB-ID'"):
         plan_model_drafter(ModelConfig(), context())
-
-
-def test_auto_takes_the_bundled_draft_or_prompt_lookup(tmp_path) -> None:
-    entry = DRAFTERS["auto"]
-    assert isinstance(entry.build(entry.config(), context()).make(1, 10), NgramDrafter)
-    tiny_model("llama", vocab_size=24).save_pretrained(tmp_path)
-    byte_tokenizer().save_pretrained(tmp_path)
-    assert isinstance(entry.build(entry.config(), context(bundled_draft=tmp_path)).make(1, 10), ModelDrafter)

@@ -1,0 +1,204 @@
+"""The whole report: what it foretells is what loading does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evodraft import LLM
+from evodraft.assemble import LoadOptions
+from evodraft.config import EngineConfig
+from evodraft.errors import CapacityError, UnknownOptionError, WeightsError
+from evodraft.inspection import Report, build, inspect_target, try_out
+from evodraft.inspection.report import MachineReport
+from evodraft.testing.pairs import tiny_pair
+
+GIB = 2**30
+
+
+def machine(**changes: Any) -> MachineReport:
+    known = MachineReport("cpu", "Some CPU", 64 * GIB, 48 * GIB, 4, ("avx2",), True)
+    return replace(known, **changes)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Folders of a target and of a draft."""
+    made = tiny_pair("llama")
+    folders = tmp_path / "target", tmp_path / "draft"
+    for folder, model in zip(folders, (made.target, made.draft), strict=True):
+        model.save_pretrained(folder)
+        made.tokenizer.save_pretrained(folder)
+    return folders
+
+
+def look(target: Path | str, drafter: str | None = "auto", dtype: str = "auto", **limits: Any) -> Report:
+    return inspect_target(target, drafter, LoadOptions(device="cpu", dtype=dtype), EngineConfig(**limits))
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_batch": 2, "kv_cache_gib": 1e-3}, {"max_model_len": 50}])
+@pytest.mark.parametrize("with_draft", [True, False])
+def test_the_memory_plan_is_the_engines(pair: tuple[Path, Path], limits: dict[str, Any], with_draft: bool) -> None:
+    target, draft = pair
+    drafter = f"model:{draft}" if with_draft else "ngram"
+    memory = look(target, drafter, **limits).memory
+    assert memory is not None
+    with LLM.from_pretrained(target, drafter=drafter, device="cpu", **limits) as llm:
+        assert memory.max_model_len == llm.engine.target.decoder.max_length
+    assert memory.cache_bytes <= memory.cache_budget_bytes
+    assert memory.needed_bytes == memory.weight_bytes + memory.cache_bytes
+    assert memory.is_enough
+
+
+def test_the_line_to_run_says_what_was_asked(pair: tuple[Path, Path]) -> None:
+    target, draft = pair
+    report = look(target, f"model:{draft}", "float32", max_batch=2, max_model_len=64)
+    assert report.python == (
+        f"LLM.from_pretrained({str(target)!r}, drafter='model:{draft}', device='cpu', dtype='float32', max_batch=2, "
+        "max_model_len=64)"
+    )
+    llm = eval(report.python, {"LLM": LLM})
+    assert llm.engine.target.decoder.max_length == 64
+    assert inspect_target(str(target)).python == f"LLM.from_pretrained({str(target)!r})"
+    given = inspect_target(target, None, LoadOptions(dtype=torch.bfloat16))
+    assert given.python == f"LLM.from_pretrained({str(target)!r}, drafter=None, dtype='bfloat16')"
+
+
+def test_the_demo(bundle: Path) -> None:
+    report = look("demo")
+    assert report.can_run
+    assert (report.target.name, report.drafter.name) == (str(bundle / "target"), "model")
+    assert report.runtime.name == "hf"
+
+
+def test_reports_are_plain_data(pair: tuple[Path, Path]) -> None:
+    report = look(pair[0])
+    assert json.loads(json.dumps(asdict(report)))["target"]["model_type"] == "llama"
+
+
+def test_numerics_promise_no_more_than_is_tested(pair: tuple[Path, Path]) -> None:
+    assert look(pair[0]).numerics.why.endswith("which run in float32")
+    rounded = look(pair[0], dtype="bfloat16").numerics
+    assert rounded.name == "fast"
+    assert "in bfloat16 a pass over several tokens can round differently" in rounded.why
+
+
+def test_a_large_model_on_a_small_machine(shaped: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shaped("llama-3.1-8b")
+    monkeypatch.setattr(build, "read_machine", lambda device: machine(memory_bytes=8 * GIB))
+    report = look(folder, "ngram")
+    assert not report.can_run
+    assert report.memory is None
+    assert "the weights take 15.0 GiB and cpu has 8.0 GiB; take a smaller dtype" in report.problems[1]
+
+
+def test_a_large_model_on_a_machine_that_is_busy(shaped: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "read_machine", lambda device: machine(free_bytes=16 * GIB))
+    report = look(shaped("llama-3.1-8b"), "ngram", kv_cache_gib=8.0)
+    assert report.memory is not None
+    assert (report.memory.max_model_len, report.memory.is_enough) == (8192, False)  # 8 GiB / 8 / 128 KiB
+    assert [warning.partition(":")[0].partition(";")[0] for warning in report.warnings] == [
+        "23.0 GiB may be needed and 16.0 GiB are free",
+        "sequences are limited to 8192 of the model's 131072 tokens by memory",
+    ]
+
+
+@pytest.mark.parametrize(("free", "can_run"), [(40 * GIB, True), (15 * GIB, True), (14 * GIB, False)])
+def test_a_gpu(shaped: Callable[..., Path], free: int, can_run: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are counted before they are there; what other programs hold is not free."""
+    total = 80 * GIB
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, total))
+    gpu = machine(device="cuda", memory_bytes=total, free_bytes=free)
+    monkeypatch.setattr(build, "read_machine", lambda device: gpu)
+    monkeypatch.setattr(build, "chosen_device", lambda device: torch.device("cuda"))
+    report = inspect_target(
+        shaped("llama-3.1-8b"), "ngram", None, EngineConfig(max_batch=1, gpu_memory_utilization=1.0)
+    )
+    missing_files, *others = report.problems
+    assert "holds no weights" in missing_files
+    assert (others == []) is can_run
+    if report.memory is not None:
+        assert report.memory.cache_budget_bytes == free - report.memory.weight_bytes
+
+
+def test_what_does_not_fit_is_a_problem_in_the_engines_words(pair: tuple[Path, Path]) -> None:
+    report = look(pair[0], "ngram", max_model_len=1000)
+    assert report.problems == ("max_model_len=1000 exceeds the model's context of 256; lower it",)
+    with pytest.raises(CapacityError, match="max_model_len=1000 exceeds the model's context of 256; lower it"):
+        LLM.from_pretrained(pair[0], drafter="ngram", max_model_len=1000)
+
+
+def test_what_cannot_be_decoded(tmp_path: Path) -> None:
+    sizes = {"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "vocab_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps(sizes), encoding="utf-8")
+    report = look(tmp_path)
+    assert not report.can_run
+    assert (report.memory, report.drafter.name) == (None, "ngram")
+
+
+def test_a_draft_that_cannot_be_decoded(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "mamba"
+    folder.mkdir()
+    sizes = {"model_type": "mamba", "hidden_size": 8, "num_hidden_layers": 1, "state_size": 4, "vocab_size": 264}
+    (folder / "config.json").write_text(json.dumps(sizes), encoding="utf-8")
+    report = look(pair[0], f"model:{folder}")
+    assert report.memory is None
+    assert "'mamba' keeps a recurrent state" in report.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "has_bfloat16", "words"),
+    [
+        ("bfloat16", False, "Some CPU has no instructions for bfloat16"),
+        ("bfloat16", True, None),
+        ("bfloat16", None, None),
+        ("float16", True, "float16 is slow on most processors"),
+        ("float32", False, None),
+    ],
+)
+def test_dtypes_that_a_machine_is_not_made_for(
+    pair: tuple[Path, Path],
+    dtype: str,
+    has_bfloat16: bool | None,
+    words: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(build, "read_machine", lambda device: machine(has_bfloat16=has_bfloat16))
+    warnings = look(pair[0], "ngram", dtype).warnings
+    assert [warning.startswith(words or "") for warning in warnings] == ([True] if words else [])
+
+
+def test_mistakes_are_errors_and_no_reports(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="does not exist"):
+        look(tmp_path / "nowhere")
+    with pytest.raises(UnknownOptionError, match="numerics mode"):
+        LoadOptions(numerics="invariant")
+
+
+def test_trying_it_out(pair: tuple[Path, Path]) -> None:
+    target, draft = pair
+    how, limits = LoadOptions(device="cpu"), EngineConfig(max_batch=1)
+    loaded = try_out(target, f"model:{draft}", how, limits)
+    assert (loaded.drafter, loaded.max_model_len) == ("ModelDrafter", 256)
+    assert (loaded.num_tokens, loaded.num_equal_tokens) == (16, 16)
+    assert 0 < loaded.acceptance_rate <= 1
+    assert try_out(target, None, how, limits).drafter is None
+
+
+def test_a_difference_is_counted(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a tie in bfloat16 would do it: the third token is another one."""
+    generate = LLM.generate
+
+    def rounded(self: LLM, *args: Any, speculative: bool = True, **options: Any) -> Any:
+        said = generate(self, *args, speculative=speculative, **options)
+        changed = (*said.token_ids[:2], said.token_ids[2] + 1, *said.token_ids[3:])
+        return replace(said, token_ids=changed) if speculative else said
+
+    monkeypatch.setattr(LLM, "generate", rounded)
+    assert try_out(pair[0], "ngram", LoadOptions(device="cpu")).num_equal_tokens == 2
