@@ -21,9 +21,10 @@ from evodraft.assemble import LoadOptions, PartSpecs, build_engine, load_target
 from evodraft.config import EngineConfig
 from evodraft.errors import ConfigError, EvodraftError, PromptError, SamplingError
 from evodraft.jobs import Job, callables, stop_check
+from evodraft.llm_view import CALL_OPTIONS, LLMView, Streamer
 from evodraft.params import SamplingParams
 from evodraft.spellings import check_options, refuse_missing_parts, translate
-from evodraft.text import TextBuffer, checked_ids, encoded, encoded_chat
+from evodraft.text import TextBuffer, checked_ids, encoded, encoded_chat, kind_of
 from evodraft.types import Completion, LogitsProcessor, Piece, Request, StopCheck
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
     from evodraft.engine import Engine
     from evodraft.metrics import Metrics
-
-
-_CALL_OPTIONS = ("speculative", "logits_processor", "stopping_criteria")
 
 
 class LLM:
@@ -213,6 +211,10 @@ class LLM:
         tokenizer = self._needed_tokenizer("chat needs a tokenizer with a chat template")
         return encoded_chat(tokenizer, messages)
 
+    def with_options(self, *, streamer: Streamer | None = None, **options: Any) -> LLMView[LLM]:
+        """This LLM with options of `generate` filled in, and a streamer for transformers' `model.generate`."""
+        return LLMView.of(self, options, streamer)
+
     # --- the engine -----------------------------------------------------------------------------------------------
 
     @property
@@ -274,9 +276,11 @@ class LLM:
         **options: Any,
     ) -> Job:
         """Puts one prompt in line for streaming; raises its error at once."""
-        params = _merged(params, {name: options.pop(name) for name in list(options) if name not in _CALL_OPTIONS})
+        params = _merged(params, {name: options.pop(name) for name in list(options) if name not in CALL_OPTIONS})
         if prompt is not None and not isinstance(prompt, str):
-            raise PromptError(f"{prompt!r} is not one prompt; a stream completes one string, call stream once for each")
+            raise PromptError(
+                f"{kind_of(prompt)} is not one prompt; a stream completes one string, call it once for each"
+            )
         if params.n != 1:
             raise SamplingError(f"n={params.n} samples cannot be streamed as one; call stream once per sample")
         ids = None if prompt_token_ids is None else [prompt_token_ids]
@@ -372,7 +376,7 @@ class LLM:
 
 def _merged(params: SamplingParams | None, options: Mapping[str, Any]) -> SamplingParams:
     if params is not None and not isinstance(params, SamplingParams):
-        raise SamplingError(f"params={params!r} is no SamplingParams; make one of it, or pass its fields by name")
+        raise SamplingError(f"{kind_of(params)} is no SamplingParams; make one of it, or pass its fields by name")
     return SamplingParams.from_options(options, params)
 
 
