@@ -34,15 +34,15 @@ LAYERS: Final = (
     {"types"},
     {"config", "spellings"},
     {"sampling", "losses", "runtime"},
-    {"processors", "text"},
+    {"processors", "text", "memory"},
     {"session"},
     {"target", "drafters", "controllers", "verifiers", "jobs"},
     {"drafting", "learners", "feedback", "metrics"},
     {"engine"},
-    {"assemble"},
+    {"assemble", "llm_view"},
     {"llm"},
     {"async_llm"},
-    {"demo"},
+    {"demo", "inspection"},
     {"display"},
     {"server", "bench", "cli"},
 )
@@ -71,7 +71,8 @@ BESIDE: Final[Mapping[str, frozenset[str]]] = {
 }
 # What the upper rows may take from beside the line; below them nobody may.
 TAKES_FROM_BESIDE: Final[Mapping[str, frozenset[str]]] = {
-    "llm": frozenset({"zoo"}),
+    # the only part that turns a hub id into a target, and so the one that may ask what drafts for it
+    "assemble": frozenset({"zoo"}),
     "server": _SIDES | {"__init__"},
     "bench": _SIDES | {"__init__"},
     "cli": _SIDES | {"__init__"},
@@ -87,11 +88,11 @@ MAX_FUNCTION_LINES: Final = 40
 # "drafters/eagle.py" or "drafters/eagle.py::EagleDrafter.step" -> why it is better long.
 LONG: Final[Mapping[str, str]] = {}
 # "cli.py::app" -> why the module must own it.
-MODULE_STATE: Final[Mapping[str, str]] = {
-    "cli.py::app": "typer collects commands on an object while their functions are defined",
-}
+MODULE_STATE: Final[Mapping[str, str]] = {}
 # "training/draft.py" -> why it draws from a global generator.
-GLOBAL_RANDOMNESS: Final[Mapping[str, str]] = {}
+GLOBAL_RANDOMNESS: Final[Mapping[str, str]] = {
+    "integrations/transformers/drop_in.py": "torch.manual_seed governs model.generate, whoever decodes for it",
+}
 
 
 class Module(NamedTuple):
@@ -188,7 +189,8 @@ def undeclared_dependencies(module: Module) -> list[str]:
 
 def declared() -> set[str]:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    optional = itertools.chain.from_iterable(project["optional-dependencies"].values())
+    extras = project["optional-dependencies"]
+    optional = itertools.chain.from_iterable(extra for name, extra in extras.items() if name != "dev")
     requirements = [*project["dependencies"], *optional]
     return {re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in requirements}
 
@@ -246,7 +248,7 @@ def missing_docstrings(module: Module) -> list[str]:
 
 
 # --------------------------------------------------------------------------------
-# State, output, randomness, untrusted code
+# State, output, randomness (what runs untrusted code: tests/test_security.py)
 # --------------------------------------------------------------------------------
 
 _CONSTANT: Final = re.compile(r"_?[A-Z][A-Z0-9_]*|__\w+__")
@@ -334,34 +336,6 @@ def keyword_of(call: ast.Call, name: str) -> str | None:
     return next((ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg == name), None)
 
 
-_CODE_IN_DATA: Final = frozenset(
-    {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib", "jsonpickle"}
-)
-
-
-def untrusted_code(module: Module) -> list[str]:
-    """Ways in which a file or a string could run code: none of them is needed to serve a model."""
-    roots = {name.split(".")[0] for name in imported_names(module)}
-    complaints = [f"imports {name}" for name in sorted(roots & _CODE_IN_DATA)]
-    complaints += ["imports load from torch: write torch.load, which is checked"] * (
-        "torch.load" in set(imported_names(module))
-    )
-    for call, name in calls(module):
-        if _runs_code(call, name):
-            complaints.append(f"{module.path}:{call.lineno}: {name}()")
-    return complaints
-
-
-def _runs_code(call: ast.Call, name: str) -> bool:
-    if name in {"eval", "exec", "builtins.eval", "builtins.exec", "__import__"}:
-        return True
-    if name in {"yaml.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all"}:
-        return True
-    if name == "torch.load":
-        return keyword_of(call, "weights_only") != "True"
-    return name.split(".")[0] in {"np", "numpy"} and keyword_of(call, "allow_pickle") not in {None, "False"}
-
-
 _DRAWS: Final = frozenset(
     {
         "rand",
@@ -433,7 +407,6 @@ RULES: Final[tuple[Callable[[Module], list[str]], ...]] = (
     missing_docstrings,
     module_state,
     prints,
-    untrusted_code,
     global_randomness,
 )
 
@@ -507,7 +480,7 @@ def test_wrong_arrow_is_caught(path: str, source: str) -> None:
             "drafters/ngram.py",
             "from .base import Drafter\nfrom ..types import Draft\nfrom evodraft.drafters import base",
         ),
-        ("llm.py", "from evodraft import zoo"),
+        ("assemble.py", "from evodraft.zoo import registered_drafts"),
         ("cli.py", "from evodraft import LLM\nfrom evodraft.training import draft"),
         ("__init__.py", "from evodraft.llm import LLM"),
         ("__main__.py", "from evodraft.cli import main"),
@@ -607,34 +580,6 @@ def test_listed_module_state_is_kept() -> None:
 def test_print_is_caught() -> None:
     assert prints(parse("engine.py", "def f():\n    print('here')"))
     assert prints(parse("engine.py", "console.print('here')")) == []
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "import pickle",
-        "from pickle import loads",
-        "import joblib.numpy_pickle",
-        "eval('1')",
-        "exec(code)",
-        "yaml.load(text)",
-        "yaml.load(text, Loader=yaml.Loader)",
-        "torch.load(path)",
-        "torch.load(path, weights_only=False)",
-        "torch.load(path, weights_only=flag)",
-        "from torch import load",
-        "np.load(path, allow_pickle=True)",
-    ],
-)
-def test_untrusted_code_is_caught(source: str) -> None:
-    assert untrusted_code(parse("engine.py", source))
-
-
-@pytest.mark.parametrize(
-    "source", ["model.eval()", "torch.load(path, weights_only=True)", "yaml.safe_load(text)", "np.load(path)"]
-)
-def test_trusted_calls_are_not_caught(source: str) -> None:
-    assert untrusted_code(parse("engine.py", source)) == []
 
 
 @pytest.mark.parametrize(

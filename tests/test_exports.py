@@ -16,11 +16,11 @@ PROJECT = Path(__file__).parents[1]
 
 
 def _public_names(package: ModuleType) -> list[str]:
-    """Names a user can import from the package; its submodules and `from __future__` are not among them."""
+    """Names a user can import from the package; its submodules and what steers its imports are not among them."""
     return sorted(
         name
-        for name, value in vars(package).items()
-        if not name.startswith("_") and not inspect.ismodule(value) and name != "annotations"
+        for name in dir(package)
+        if not name.startswith("_") and not inspect.ismodule(getattr(package, name)) and name != "TYPE_CHECKING"
     )
 
 

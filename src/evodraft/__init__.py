@@ -6,7 +6,8 @@
 4
 """
 
-from evodraft.async_llm import AsyncLLM
+from typing import TYPE_CHECKING
+
 from evodraft.errors import (
     CapacityError,
     ConfigError,
@@ -22,9 +23,27 @@ from evodraft.errors import (
     UserCodeError,
     WeightsError,
 )
-from evodraft.llm import LLM
 from evodraft.params import SamplingParams
 from evodraft.types import Completion, GenerationStats, Piece, TokenLogprob
+
+if TYPE_CHECKING:
+    from evodraft.async_llm import AsyncLLM
+    from evodraft.llm import LLM
+else:
+
+    def __getattr__(name: str) -> object:
+        """LLM and AsyncLLM are imported when they are first asked for: torch takes seconds, `evodraft --help` none."""
+        if name not in ("LLM", "AsyncLLM"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from evodraft.async_llm import AsyncLLM
+        from evodraft.llm import LLM
+
+        globals().update(LLM=LLM, AsyncLLM=AsyncLLM)
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "LLM",

@@ -1,17 +1,19 @@
 """The demo's measurement: the same prompts once plainly and once speculatively, in the same runtime.
 
-Plain and speculative runs alternate prompt by prompt, after a warm-up, so that the drift of a machine hits both. Does
-not print.
+Plain and speculative runs alternate prompt by prompt, after a warm-up, so that the drift of a machine hits both. While
+a run is timed nothing else happens: no token becomes text and nothing is drawn. Only the end of each round is noted;
+what a display shows growing is that recording, replayed afterwards. Does not print.
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import transformers
@@ -20,8 +22,10 @@ from evodraft.assemble import demo_folder
 from evodraft.errors import WeightsError
 from evodraft.machine import processor_name, source_commit
 from evodraft.sampling import RequestKeys, exponential_noise
+from evodraft.text import TextBuffer
 
 if TYPE_CHECKING:
+    from evodraft.jobs import Job
     from evodraft.llm import LLM
     from evodraft.sampling import NoiseKey
     from evodraft.types import Completion
@@ -38,6 +42,22 @@ class Prompt:
     text: str
 
 
+class Span(NamedTuple):
+    """What one committed token added to the text, and when."""
+
+    at_s: float  # since decoding began: the end of its round
+    text: str  # may be empty: a special token, or half of a character
+    is_accepted: bool  # came from the draft; False: the target's own token
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One run: what came out, and how it grew."""
+
+    completion: Completion
+    spans: tuple[Span, ...]  # one for each committed token
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """Where plain and speculative output part, and how close the target's choice was there."""
@@ -52,8 +72,8 @@ class Comparison:
 
     prompt: Prompt
     temperature: float
-    plain: Completion
-    speculative: Completion
+    plain: Recording
+    speculative: Recording
     difference: Difference | None
 
 
@@ -92,19 +112,20 @@ def compare(
 ) -> Iterator[Comparison]:
     """Answers every prompt at every temperature, plainly and speculatively with the same seed."""
     for speculative in (False, True):  # warm-up, not counted
-        _answer(llm, prompts[0], temperatures[0], min(16, max_new_tokens), seed, speculative=speculative)
+        _record(llm, prompts[0], temperatures[0], min(16, max_new_tokens), seed, speculative=speculative)
     for temperature in temperatures:
         for prompt in prompts:
-            plain = _answer(llm, prompt, temperature, max_new_tokens, seed, speculative=False)
-            fast = _answer(llm, prompt, temperature, max_new_tokens, seed, speculative=True)
-            yield Comparison(prompt, temperature, plain, fast, _difference(llm, plain, fast, temperature))
+            plain = _record(llm, prompt, temperature, max_new_tokens, seed, speculative=False)
+            fast = _record(llm, prompt, temperature, max_new_tokens, seed, speculative=True)
+            difference = _difference(llm, plain.completion, fast.completion, temperature)
+            yield Comparison(prompt, temperature, plain, fast, difference)
 
 
 def summarise(comparisons: Sequence[Comparison], domain: str, temperature: float) -> Row:
     """Totals of the comparisons of one domain ("all" = every one) at one temperature."""
     chosen = [c for c in comparisons if c.temperature == temperature and domain in ("all", c.prompt.domain)]
-    plain = [comparison.plain.stats for comparison in chosen]
-    fast = [comparison.speculative.stats for comparison in chosen]
+    plain = [comparison.plain.completion.stats for comparison in chosen]
+    fast = [comparison.speculative.completion.stats for comparison in chosen]
     plain_speed = sum(s.num_tokens for s in plain) / sum(s.decode_s for s in plain)
     fast_speed = sum(s.num_tokens for s in fast) / sum(s.decode_s for s in fast)
     return Row(
@@ -116,7 +137,7 @@ def summarise(comparisons: Sequence[Comparison], domain: str, temperature: float
         mean_acceptance_length=sum(s.num_round_tokens for s in fast) / max(1, sum(s.num_rounds for s in fast)),
         acceptance_rate=sum(s.num_accepted_tokens for s in fast) / max(1, sum(s.num_draft_tokens for s in fast)),
         tokens_per_target_pass=sum(s.num_tokens for s in fast) / sum(s.num_target_passes for s in fast),
-        pooled_distinct_4=_distinct([comparison.speculative.token_ids for comparison in chosen], size=4),
+        pooled_distinct_4=_distinct([comparison.speculative.completion.token_ids for comparison in chosen], size=4),
         num_identical=sum(comparison.difference is None for comparison in chosen),
         num_prompts=len(chosen),
     )
@@ -151,16 +172,38 @@ def report(rows: Sequence[Row], comparisons: Sequence[Comparison], settings: Map
     }
 
 
-def _answer(
+def _record(
     llm: LLM, prompt: Prompt, temperature: float, max_new_tokens: int, seed: int, *, speculative: bool
-) -> Completion:
-    return llm.chat(
-        [{"role": "user", "content": prompt.text}],
+) -> Recording:
+    """Answers one prompt; between two steps of the engine nothing happens but a look at the clock."""
+    job = llm.submit_one(
+        prompt_token_ids=llm.chat_token_ids([{"role": "user", "content": prompt.text}]),
         temperature=temperature,
         max_new_tokens=max_new_tokens,
         seed=seed,
         speculative=speculative,
     )
+    ends = []
+    while not job.is_finished:
+        llm.engine.step()
+        ends.append(time.perf_counter())
+    [completion] = llm.collect([job])
+    return Recording(completion.raise_for_error(), tuple(_spans(llm, job, ends, completion.stats.decode_s)))
+
+
+def _spans(llm: LLM, job: Job, ends: Sequence[float], decode_s: float) -> Iterator[Span]:
+    """Token by token, from the ends of the engine's steps; the last round ends with the run, after `decode_s`."""
+    assert llm.tokenizer is not None and job.session is not None
+    ids = list(job.request.token_ids)
+    buffer = TextBuffer(llm.tokenizer, ids)
+    rounds = job.session.commits
+    for end, commit in zip(ends[-len(rounds) :], rounds, strict=True):  # the steps before only read the prompt
+        for position, token_id in enumerate(commit.token_ids):
+            ids.append(token_id)
+            buffer(ids)
+            is_last = commit is rounds[-1] and position == len(commit.token_ids) - 1
+            text = buffer.finish() if is_last else buffer.take()
+            yield Span(decode_s - (ends[-1] - end), text, position < commit.num_accepted)
 
 
 def _difference(llm: LLM, plain: Completion, fast: Completion, temperature: float) -> Difference | None:

@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from evodraft import LLM, WeightsError
-from evodraft.demo import Comparison, Prompt, _margin, compare, read_prompts, report, summarise
+from evodraft.demo import Comparison, Prompt, Recording, _margin, compare, read_prompts, report, summarise
 from evodraft.sampling import HashedStream, RequestKeys, exponential_noise
-from evodraft.testing.tiny import tiny_model
-from evodraft.testing.tokenizers import byte_tokenizer
 from evodraft.types import Completion, GenerationStats
-
-CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}: {% endfor %}"
-
-
-@pytest.fixture
-def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A bundle of tiny random models, found where the real one would be."""
-    package = tmp_path / "evodraft_demo"
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = CHAT_TEMPLATE
-    for name, seed in (("target", 0), ("draft", 1)):
-        tiny_model("llama", vocab_size=257, seed=seed).save_pretrained(package / name)
-        tokenizer.save_pretrained(package / name)
-    (package / "__init__.py").write_text('"""Tiny models."""\n', encoding="utf-8")
-    prompts = [{"domain": domain, "prompt": f"{domain} {i}"} for domain in ("law", "code") for i in range(2)]
-    (package / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)) + "\n", encoding="utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "evodraft_demo", raising=False)
-    yield package
-    sys.modules.pop("evodraft_demo", None)
 
 
 def test_prompts_are_taken_per_domain(bundle: Path) -> None:
@@ -59,31 +35,46 @@ def test_every_prompt_is_answered_twice_with_the_same_tokens(bundle: Path) -> No
     ]
     for comparison in done:
         assert comparison.difference is None
-        assert comparison.plain.stats.num_rounds == 0 < comparison.speculative.stats.num_rounds
+        plain, fast = comparison.plain.completion.stats, comparison.speculative.completion.stats
+        assert plain.num_rounds == 0 < fast.num_rounds
     document = report([summarise(done, "all", 0.0)], done, {"seed": 3})
     assert json.loads(json.dumps(document))["rows"][0]["num_identical"] == 2
 
 
+def test_a_recording_tells_who_said_what_and_when(bundle: Path) -> None:
+    llm = LLM.from_pretrained("demo", controller="fixed:2")
+    [done] = compare(llm, [Prompt("law", "a long prompt " * 8)], [0.7], max_new_tokens=12, seed=3)
+    for recording in (done.plain, done.speculative):
+        stats = recording.completion.stats
+        times = [span.at_s for span in recording.spans]
+        assert "".join(span.text for span in recording.spans) == recording.completion.text
+        assert len(recording.spans) == stats.num_tokens
+        assert sum(span.is_accepted for span in recording.spans) == stats.num_accepted_tokens
+        assert times == sorted(times)
+        assert 0.0 < times[0] <= times[-1] == stats.decode_s
+        assert len(set(times)) == stats.num_target_passes  # tokens of one round come together
+    assert not any(span.is_accepted for span in done.plain.spans)
+
+
 def test_a_difference_says_where_and_how_close(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llm = LLM.from_pretrained("demo", controller="fixed:2")
-    answers = LLM.generate
+    submit_one = LLM.submit_one
 
-    def generate(self: LLM, *args: object, **options: object) -> object:
+    def submit(self: LLM, **options: object) -> object:
         # the speculative side thinks of another first token, as a broken verifier might
-        bias = {} if options.get("speculative", True) is False else {"logit_bias": {65: 1e4}}
-        return answers(self, *args, **options, **bias)
+        bias = {"logit_bias": {65: 1e4}} if options["speculative"] else {}
+        return submit_one(self, **options, **bias)
 
-    monkeypatch.setattr(LLM, "generate", generate)
+    monkeypatch.setattr(LLM, "submit_one", submit)
     [done] = compare(llm, read_prompts(1)[:1], [0.0], max_new_tokens=4, seed=3)
-    monkeypatch.undo()
     assert done.difference is not None
     assert done.difference.position == 0
-    [best] = answers(llm, prompt_token_ids=[done.plain.prompt_token_ids], max_new_tokens=1, logprobs=2)
+    [best] = llm.generate(prompt_token_ids=[done.plain.completion.prompt_token_ids], max_new_tokens=1, logprobs=2)
     first, second = sorted(best.logprobs[0].top.values(), reverse=True)
     assert done.difference.margin_nats == pytest.approx(first - second)
 
 
-def _completion(token_ids: tuple[int, ...], decode_s: float, rounds: int = 0, drafted: int = 0) -> Completion:
+def _recording(token_ids: tuple[int, ...], decode_s: float, rounds: int = 0, drafted: int = 0) -> Recording:
     accepted = len(token_ids) - rounds if rounds else 0
     passes = rounds or len(token_ids)
     stats = GenerationStats(
@@ -96,12 +87,12 @@ def _completion(token_ids: tuple[int, ...], decode_s: float, rounds: int = 0, dr
         num_round_tokens=len(token_ids) if rounds else 0,
         decode_s=decode_s,
     )
-    return Completion("r", "", token_ids, "length", True, stats, 0)
+    return Recording(Completion("r", "", token_ids, "length", True, stats, 0), ())
 
 
 def test_totals_by_hand() -> None:
-    plain = _completion((1, 2, 3, 4, 1, 2, 3, 4), decode_s=8.0)
-    fast = _completion((1, 2, 3, 4, 1, 2, 3, 4), decode_s=2.0, rounds=2, drafted=10)
+    plain = _recording((1, 2, 3, 4, 1, 2, 3, 4), decode_s=8.0)
+    fast = _recording((1, 2, 3, 4, 1, 2, 3, 4), decode_s=2.0, rounds=2, drafted=10)
     row = summarise([Comparison(Prompt("law", "?"), 0.0, plain, fast, None)], "law", 0.0)
     assert (row.plain_tokens_per_s, row.speculative_tokens_per_s, row.speed_up) == (1.0, 4.0, 4.0)
     assert (row.mean_acceptance_length, row.acceptance_rate, row.tokens_per_target_pass) == (4.0, 0.6, 4.0)
