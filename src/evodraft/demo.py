@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -85,7 +86,8 @@ class Row:
     temperature: float
     plain_tokens_per_s: float
     speculative_tokens_per_s: float
-    speed_up: float
+    speed_up: float  # of the totals
+    median_speed_up: float  # of the prompts' own ratios
     mean_acceptance_length: float
     acceptance_rate: float
     tokens_per_target_pass: float
@@ -134,6 +136,7 @@ def summarise(comparisons: Sequence[Comparison], domain: str, temperature: float
         plain_tokens_per_s=plain_speed,
         speculative_tokens_per_s=fast_speed,
         speed_up=fast_speed / plain_speed,
+        median_speed_up=median(f.tokens_per_second / p.tokens_per_second for p, f in zip(plain, fast, strict=True)),
         mean_acceptance_length=sum(s.num_round_tokens for s in fast) / max(1, sum(s.num_rounds for s in fast)),
         acceptance_rate=sum(s.num_accepted_tokens for s in fast) / max(1, sum(s.num_draft_tokens for s in fast)),
         tokens_per_target_pass=sum(s.num_tokens for s in fast) / sum(s.num_target_passes for s in fast),

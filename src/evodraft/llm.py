@@ -376,7 +376,8 @@ class LLM:
 
 def _merged(params: SamplingParams | None, options: Mapping[str, Any]) -> SamplingParams:
     if params is not None and not isinstance(params, SamplingParams):
-        raise SamplingError(f"{kind_of(params)} is no SamplingParams; make one of it, or pass its fields by name")
+        given = f"{kind_of(params)} of {type(params).__module__}"
+        raise SamplingError(f"{given} is not evodraft.SamplingParams; make one of it, or pass its fields by name")
     return SamplingParams.from_options(options, params)
 
 

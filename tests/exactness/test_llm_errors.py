@@ -137,7 +137,7 @@ def test_a_stream_takes_one_prompt(arguments: dict[str, Any]) -> None:
 
 def test_parameters_of_another_kind() -> None:
     for call in (llm_of().generate, llm_of().stream):
-        with pytest.raises(SamplingError, match=r"dict is no SamplingParams; make one of it"):
+        with pytest.raises(SamplingError, match=r"dict of builtins is not evodraft.SamplingParams; make one of it"):
             call("abc", {"top_k": 3})
 
 

@@ -99,6 +99,16 @@ def test_totals_by_hand() -> None:
     assert row.pooled_distinct_4 == 4 / 5  # 1234 occurs twice among five 4-grams
 
 
+def test_the_median_is_of_the_prompts_and_the_speed_up_of_the_totals() -> None:
+    times = [(4.0, 2.0), (4.0, 4.0), (40.0, 10.0)]
+    comparisons = [
+        Comparison(Prompt("law", "?"), 0.0, _recording((1,) * 4, plain_s), _recording((1,) * 4, fast_s, rounds=1), None)
+        for plain_s, fast_s in times
+    ]
+    row = summarise(comparisons, "law", 0.0)
+    assert (row.median_speed_up, row.speed_up) == (2.0, 3.0)
+
+
 def test_a_sampled_margin_is_that_of_the_race() -> None:
     """The best token by score is the coupled sample itself, and a tie is a tie in what decides."""
     logits = torch.randn(1, 50, generator=torch.Generator().manual_seed(0))

@@ -124,8 +124,8 @@ def test_summary_is_one_line_of_figures() -> None:
 
 
 def test_table_has_a_line_per_row() -> None:
-    shown = _shown(figures([Row("law", 0.7, 10.0, 15.0, 1.5, 2.25, 0.4, 2.0, 0.9, 3, 4)]))
-    assert all(text in shown for text in ("0.7", "law", "10.0", "15.0", "1.50x", "2.25", "0.40", "0.90", "3/4"))
+    shown = _shown(figures([Row("law", 0.7, 10.0, 15.0, 1.5, 1.6, 2.25, 0.4, 2.0, 0.9, 3, 4)]))
+    assert all(text in shown for text in ("0.7", "law", "10.0", "15.0", "1.60x", "2.25", "0.40", "0.90", "3/4"))
 
 
 def test_identity_names_the_first_difference_and_its_margin() -> None:

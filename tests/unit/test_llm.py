@@ -281,7 +281,7 @@ def test_from_pretrained_takes_every_spelling() -> None:
 
 
 def test_parameters_must_be_parameters() -> None:
-    with pytest.raises(SamplingError, match=r"int is no SamplingParams"):
+    with pytest.raises(SamplingError, match=r"int of builtins is not evodraft.SamplingParams"):
         table_llm().generate(prompt_token_ids=[[1]], params=7)  # type: ignore[arg-type]
 
 
