@@ -113,7 +113,7 @@ def make_target(
         warmup_steps=warmup_steps,
         late_from=late_from,
         exit_weight=exit_weight,
-        parent_sha256=hash_file(start_from / WEIGHTS_FILE) if start_from else None,
+        parent_sha256=_weights_hash(start_from),
     )
     streams = build_streams(corpus, DEMO_MIX, tokenizer, cache)
     parent = load_model(start_from) if start_from else None
@@ -131,6 +131,7 @@ def make_draft(
     out: Out,
     num_steps: int = 560,
     layers: Annotated[str, typer.Option(help="Target layers to start from, comma-separated.")] = "0,15",
+    start_from: Annotated[Path | None, typer.Option(help="Draft to continue instead.", file_okay=False)] = None,
     generated_share: float = 0.5,
     num_pools: int = 6,
     pool_rows: int = 96,
@@ -144,9 +145,9 @@ def make_draft(
     tokenizer = load_tokenizer(target)
     recipe = DraftRecipe(num_steps, tuple(int(index) for index in layers.split(",")))
     recipe = replace(recipe, generated_share=generated_share, num_pools=num_pools, pool_rows=pool_rows)
-    recipe = replace(recipe, matrix_rate=matrix_rate, other_rate=other_rate)
+    recipe = replace(recipe, matrix_rate=matrix_rate, other_rate=other_rate, parent_sha256=_weights_hash(start_from))
     model = load_model(target)
-    draft = slice_draft(model, recipe.source_layers, special_ids(tokenizer))
+    draft = load_model(start_from) if start_from else slice_draft(model, recipe.source_layers, special_ids(tokenizer))
     streams = build_streams(corpus, DEMO_MIX, tokenizer, cache)
     sampler = BatchSampler(streams, DEMO_MIX.late_shares, torch.Generator().manual_seed(recipe.seed + 1))
     with ProgressReport("draft", num_steps, history=out.with_suffix(".history.jsonl")) as report:
@@ -226,6 +227,10 @@ def _parse_phases(text: str) -> tuple[Phase, ...]:
         return tuple(Phase(*phase) for phase in numbers)
     except (ValueError, TypeError) as error:
         raise TrainingError(f"phases {text!r} are not STEPSxLAYERSxBATCHxCONTEXT, comma-separated") from error
+
+
+def _weights_hash(folder: Path | None) -> str | None:
+    return hash_file(folder / WEIGHTS_FILE) if folder else None
 
 
 def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, record: Provenance, folder: Path) -> None:

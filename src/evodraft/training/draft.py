@@ -35,6 +35,8 @@ Generate = Callable[[torch.Tensor, int], torch.Tensor]
 class DraftRecipe:
     """All choices of a distillation. `source_layers` are the target layers the draft starts from, in order.
 
+    With `parent_sha256`, the hash of its weights, another draft is continued instead.
+
     `generated_share` of the rows are target continuations of `prompt_length` corpus ids; they are made once, in
     `num_pools` batches of `pool_rows`, and reused.
     """
@@ -54,6 +56,7 @@ class DraftRecipe:
     prompt_length: int = 32
     is_embedding_trained: bool = True
     is_bfloat16: bool = True
+    parent_sha256: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from evodraft.training.__main__ import build_app
 from evodraft.training.bundle import verify_bundle
+from evodraft.training.checkpoint import hash_file
 from evodraft.training.data import corpus_file
 from evodraft.training.mix import DEMO_MIX
 from evodraft.training.tasks import TASKS
@@ -67,6 +68,10 @@ def test_from_corpus_to_answers(demo_corpus, tmp_path):
         "--pool-rows",
         2,
     )
+    again = ("--num-steps", 1, "--num-pools", 1, "--pool-rows", 2, "--layers", "0,1")
+    call("draft", *data, "--target", target, "--out", tmp_path / "second", "--start-from", draft, *again)
+    second = json.loads((tmp_path / "second" / "provenance.json").read_text())
+    assert second["recipe"]["parent_sha256"] == hash_file(draft / "model.safetensors")
     call("bundle", "--target", target, "--draft", draft, "--out", tmp_path / "bundle")
     verify_bundle(tmp_path / "bundle")
     prompts, answers = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
