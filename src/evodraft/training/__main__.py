@@ -132,6 +132,8 @@ def make_draft(
     num_steps: int = 560,
     layers: Annotated[str, typer.Option(help="Target layers to start from, comma-separated.")] = "0,15",
     start_from: Annotated[Path | None, typer.Option(help="Draft to continue instead.", file_okay=False)] = None,
+    batch: Annotated[int, typer.Option(help="Rows of a step.", min=1)] = 16,
+    context: Annotated[int, typer.Option(help="Tokens of a row.", min=2)] = 256,
     generated_share: float = 0.5,
     num_pools: int = 6,
     pool_rows: int = 96,
@@ -143,7 +145,7 @@ def make_draft(
     torch.set_num_threads(threads)
     started = time.perf_counter()
     tokenizer = load_tokenizer(target)
-    recipe = DraftRecipe(num_steps, tuple(int(index) for index in layers.split(",")))
+    recipe = DraftRecipe(num_steps, tuple(int(index) for index in layers.split(",")), batch, context)
     recipe = replace(recipe, generated_share=generated_share, num_pools=num_pools, pool_rows=pool_rows)
     recipe = replace(recipe, matrix_rate=matrix_rate, other_rate=other_rate, parent_sha256=_weights_hash(start_from))
     model = load_model(target)
