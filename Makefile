@@ -1,12 +1,12 @@
 # Every target works from a fresh clone: the first one that needs Python makes .venv.
 # Variables: PYTHON (interpreter for .venv), TORCH_INDEX_URL (where torch comes from), OMP_NUM_THREADS (tests),
-#            ARGS (handed to pytest by `make test`, or to the command by `make demo`).
+#            ARGS (handed to pytest by `make test` and `make oldest`, or to the command by `make demo`).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: setup demo test check format bench docs build clean help
+.PHONY: setup demo test oldest check format bench docs build clean help
 
 PYTHON ?= python3
 # Empty: the default index. On Linux without a GPU, https://download.pytorch.org/whl/cpu saves gigabytes.
@@ -15,24 +15,26 @@ TORCH_INDEX_URL ?=
 OMP_NUM_THREADS ?= 1
 ARGS ?=
 
-VENV_PYTHON := .venv/bin/python
-STAMP := .venv/.evodraft-installed
+VENV := .venv
+CONSTRAINTS := constraints.txt
+VENV_PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.evodraft-installed
 # Twice quiet: one line per step from here; pip still reports errors.
 PIP := $(VENV_PYTHON) -m pip --quiet --quiet --disable-pip-version-check
-TORCH := $(shell grep '^torch==' constraints.txt)
-BENCH := --prompts-per-domain 4 --max-new-tokens 128
+TORCH = $(shell grep '^torch==' $(CONSTRAINTS))
+BENCH := --prompts-per-domain 8 --max-new-tokens 128 --no-replay
 # An untested line in one of these can change what a model says.
 FULLY_COVERED := src/evodraft/verifiers/*,src/evodraft/sampling.py,src/evodraft/session.py
 
-$(STAMP): pyproject.toml constraints.txt demo/pyproject.toml
+$(STAMP): pyproject.toml $(CONSTRAINTS) demo/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "evodraft needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1); set PYTHON=..."; exit 1; }
-	@echo "setup 1/3: .venv ($$($(PYTHON) -V))"
-	@$(VENV_PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
+	@echo "setup 1/3: $(VENV) ($$($(PYTHON) -V))"
+	@$(VENV_PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "setup 2/3: $(TORCH) from $(or $(TORCH_INDEX_URL),the default index) (large; may take minutes)"
 	@$(PIP) install $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) $(TORCH)
 	@echo "setup 3/3: evodraft with its development tools, and evodraft-demo"
-	@$(PIP) install --constraint constraints.txt --editable '.[dev]' --editable ./demo
+	@$(PIP) install --constraint $(CONSTRAINTS) --editable '.[dev]' --editable ./demo
 	@touch $@
 
 setup: $(STAMP)  ## make .venv and install everything into it
@@ -47,7 +49,15 @@ ifeq ($(ARGS),)
 	@$(VENV_PYTHON) -m coverage report --include='$(FULLY_COVERED)' --fail-under=100
 endif
 
+.venv-oldest/constraints.txt: pyproject.toml constraints.txt tools/oldest.py
+	@mkdir -p $(@D)
+	@$(PYTHON) tools/oldest.py > $@
+
+oldest: .venv-oldest/constraints.txt  ## run the suite with the oldest dependencies that pyproject.toml accepts
+	@$(MAKE) --no-print-directory test VENV=.venv-oldest CONSTRAINTS=$< ARGS='$(or $(ARGS),--quiet)'
+
 check: $(STAMP)  ## formatting, lint and types, without changing a file
+	@$(VENV_PYTHON) tools/check_files.py
 	@$(VENV_PYTHON) -m ruff format --check .
 	@$(VENV_PYTHON) -m ruff check .
 	@$(VENV_PYTHON) -m mypy
@@ -63,10 +73,13 @@ bench: $(STAMP)  ## measure the demo as stored (bfloat16) and in float32, into b
 docs: $(STAMP)  ## check the documentation: links, names of tests, examples
 	@OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(VENV_PYTHON) -m pytest tests/docs
 
-build: $(STAMP)  ## build the wheels of evodraft and evodraft-demo into dist/
-	@rm -rf dist build demo/build
-	@$(PIP) wheel --no-deps --wheel-dir dist . ./demo
-	@ls -l dist
+# Each wheel is made from the sdist, so that the sdist is known to be complete and nothing stale can come along.
+build: $(STAMP)  ## build evodraft and evodraft-demo into dist/, check the wheels and try them in a clean environment
+	@rm -rf dist
+	@$(VENV_PYTHON) -m build --quiet --outdir dist .
+	@$(VENV_PYTHON) -m build --quiet --outdir dist demo
+	@$(VENV_PYTHON) tools/check_wheels.py dist
+	@$(VENV_PYTHON) tools/try_wheels.py dist $(if $(TORCH_INDEX_URL),--torch-index-url $(TORCH_INDEX_URL))
 
 clean:  ## remove what was built or cached (.venv stays; delete it to start afresh)
 	@rm -rf build demo/build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis

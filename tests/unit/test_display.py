@@ -7,6 +7,7 @@ import itertools
 
 from rich.console import Console, RenderableType
 
+from demo_picture import picture
 from evodraft.demo import Comparison, Difference, Prompt, Recording, Row, Span
 from evodraft.display import figures, identity, legend, printable, replay, streams, summary
 from evodraft.types import Completion, GenerationStats
@@ -133,3 +134,10 @@ def test_identity_names_the_first_difference_and_its_margin() -> None:
     shown = _shown(identity([_comparison("a", "b", difference=Difference(5, 0.0123))]))
     assert "1 of 1 outputs differ" in shown
     assert "law, temperature 0.7: after 5 tokens, top-2 margin 0.012 nats" in shown
+
+
+def test_the_picture_for_the_readme_shows_the_moment_when_the_faster_one_was_done() -> None:
+    drawn = picture(_comparison("one ", "two ", "three ", "four"))
+    assert all(text in drawn for text in ("plain", "speculative", "one", "four"))
+    assert "font-face" not in drawn  # nothing is fetched
+    assert drawn.count("four") == 1  # the plain stream was not there yet

@@ -6,7 +6,6 @@ Does not know: what the steps do.
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, TextIO
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -51,5 +50,5 @@ class ProgressReport:
         text = f"{self._title}  loss {self.smooth_loss:.3f}  {report.num_tokens / report.seconds:,.0f} tokens/s"
         self._bar.update(self._task, completed=report.step, description=text)
         if self._history is not None:
-            self._history.write(json.dumps(report._asdict()) + os.linesep)
+            self._history.write(json.dumps(report._asdict()) + "\n")
             self._history.flush()

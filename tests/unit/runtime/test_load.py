@@ -217,7 +217,7 @@ def test_damaged_files_are_weights_errors(folder, damage, message):
             lambda folder: edit_config(folder, attn_implementation="owner/code"),
             "the attention code 'owner/code' from a",
         ),
-        (write("config.json", "[1]"), "cannot use the config.json of .*Unrecognized model"),
+        (write("config.json", "[1]"), "cannot use the config.json of"),
     ],
 )
 def test_what_transformers_cannot_use_is_unsupported(folder, damage, message):
