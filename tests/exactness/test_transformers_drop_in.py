@@ -41,7 +41,7 @@ from evodraft.integrations.transformers import SpeculativeOutput, generate
 from evodraft.testing import ScriptedDrafter
 from evodraft.testing.fit import chi_square_p_value
 from evodraft.testing.pairs import PADDED_VOCAB_SIZE, TinyPair, tiny_pair
-from evodraft.testing.tiny import tiny_model
+from evodraft.testing.tiny import SLIDING_WINDOW, tiny_model
 
 NUM_TOKENS: Final = 24
 GREEDY: Final = {"max_new_tokens": NUM_TOKENS, "do_sample": False}
@@ -268,6 +268,7 @@ ASKED: Final[Mapping[str, Mapping[str, Any]]] = {
     "watermark": {"watermarking_config": WatermarkingConfig()},
     "renormalize_logits": {"renormalize_logits": True},
     "no cache": {"use_cache": False},
+    "fields of no result": {"output_attentions": True, "output_hidden_states": True},
     "much time": {"max_time": 1e6},
     "allowed ids": {
         "prefix_allowed_tokens_fn": lambda row, sequence: range(20 * row, 20 * row + 40 + len(sequence) % 3)
@@ -324,6 +325,23 @@ def test_plain_decoding_in_our_runtime(case: Case, llm: LLM) -> None:
 def test_a_hole_in_the_mask_is_left_out_as_transformers_does(case: Case, llm: LLM) -> None:
     options = {"attention_mask": torch.tensor([[1, 0, 1, 1, 0, 1]]), **GREEDY}
     assert torch.equal(case.drafted(llm, **options), case.plain(**options))
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma2", "llama4"])
+def test_a_hole_in_the_mask_counts_in_a_window(family: str) -> None:
+    """transformers counts the hole, we do not: within the window that changes nothing, beyond it is refused."""
+    model = tiny_model(family)
+    llm = LLM.from_pretrained((model, None), drafter="ngram")
+    prompt, mask = torch.tensor([[4, 9, 7, 4, 6]]), torch.tensor([[1, 0, 1, 1, 1]])
+    options = {"attention_mask": mask, "pad_token_id": PAD, "do_sample": False}
+    short, long = {**options, "max_length": SLIDING_WINDOW}, {**options, "max_length": 2 * SLIDING_WINDOW}
+    expected = model.generate(prompt, **short)
+    assert torch.equal(model.generate(prompt, custom_generate=generate, speculation=llm, **short), expected)
+    with pytest.raises(ConfigError, match=r"look back 7 tokens, of which transformers counts .* keep max_length <= 7"):
+        model.generate(prompt, custom_generate=generate, speculation=llm, **long)
+    unpadded = {**long, "attention_mask": torch.ones_like(prompt)}
+    expected = model.generate(prompt, **unpadded)
+    assert torch.equal(model.generate(prompt, custom_generate=generate, speculation=llm, **unpadded), expected)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen3", "gemma2"])

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evodraft.cli import options
+from evodraft.cli.loading import quieten
 from evodraft.cli.terminal import write
 from evodraft.display import printable
 
@@ -47,6 +48,7 @@ def inspect(
     from evodraft.config import EngineConfig
     from evodraft.inspection import inspect_target, try_out
 
+    quieten(model)
     how = LoadOptions(device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
     limits = EngineConfig(max_batch, max_model_len, kv_cache_gib)
     report = inspect_target(model, drafter, how, limits)

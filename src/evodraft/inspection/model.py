@@ -13,10 +13,10 @@ import torch
 from safetensors import safe_open
 from transformers.utils.hub import cached_file
 
-from evodraft.errors import UnsupportedModelError
+from evodraft.errors import ModelError, UnsupportedModelError
 from evodraft.inspection.report import ModelReport
 from evodraft.runtime.integrity import damaged_file
-from evodraft.runtime.load import empty_model, load_config, local_folder
+from evodraft.runtime.load import empty_model, load_config, load_tokenizer, local_folder
 from evodraft.runtime.placement import chosen_dtype
 from evodraft.runtime.support import ModelFacts
 
@@ -52,7 +52,7 @@ def read_model(
     chosen = _dtype(config, dtype, files)
     model = empty_model(config, chosen, trust_remote_code=trust_remote_code)
     facts, problems = _facts(model)
-    problems += _file_problems(folder, files)
+    problems += tuple(_file_problems(folder, files, trust_remote_code))
     text = config.get_text_config(decoder=True)
     stored = sum(file.stat().st_size for file in files) if files else _cached_bytes(name, revision)
     is_quantised = getattr(config, "quantization_config", None) is not None
@@ -86,13 +86,18 @@ def _weight_files(folder: Path | None) -> list[Path]:
     return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
-def _file_problems(folder: Path | None, files: list[Path]) -> tuple[str, ...]:
+def _file_problems(folder: Path | None, files: list[Path], has_trust: bool) -> Iterator[str]:
     if folder is None:
-        return ()
+        return
     if not files:
-        return (f"{folder} holds no weights; copy or download them",)
+        yield f"{folder} holds no weights; copy or download them"
     damaged = damaged_file(folder)
-    return () if damaged is None else (f"{damaged} does not open; copy or download it again",)
+    if damaged is not None:
+        yield f"{damaged} does not open; copy or download it again"
+    try:
+        load_tokenizer(folder, trust_remote_code=has_trust)
+    except ModelError as error:
+        yield str(error)
 
 
 def _cached_bytes(name: str, revision: str | None) -> int | None:

@@ -117,6 +117,8 @@ def empty_model(config: Any, dtype: torch.dtype, *, trust_remote_code: bool = Fa
 
 def local_folder(name_or_path: str | os.PathLike[str]) -> Path | None:
     """The folder if it is one, None for a hub name."""
+    if not os.fspath(name_or_path):
+        raise WeightsError("the name of the model is empty; pass a folder or a hub name 'owner/model'")
     path = Path(os.path.expanduser(name_or_path))
     if path.is_dir():
         if not (path / "config.json").is_file():

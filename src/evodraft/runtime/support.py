@@ -178,4 +178,10 @@ def _bytes_per_token(config: Any, dtype: torch.dtype) -> int:
     if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
         num_kv_heads = 1  # falcon, whose newer architecture repeats them before it caches them
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // num_heads
-    return int(config.num_hidden_layers * 2 * num_kv_heads * head_dim * dtype.itemsize)
+    num_bytes = int(config.num_hidden_layers * 2 * num_kv_heads * head_dim * dtype.itemsize)
+    if num_bytes < 1:
+        raise UnsupportedModelError(
+            f"the config of model type {config.model_type!r} has {config.num_hidden_layers} layers of {num_kv_heads} "
+            f"heads of {head_dim} numbers, and at least 1 of each is needed; repair config.json"
+        )
+    return num_bytes

@@ -46,12 +46,14 @@ NUM_TIMED_STEPS = 200
 def measure_model(
     model: LlamaForCausalLM, streams: Mapping[str, TokenArray], tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, Any]:
-    """Losses in nats per token by domain and by position, of both targets and drafts."""
-    by_domain = domain_losses(stream_losses(model, streams, EVALUATION_CONTEXT))
+    """Losses in nats per token by domain, by source and by position, of both targets and drafts."""
+    by_source = stream_losses(model, streams, EVALUATION_CONTEXT)
+    by_domain = domain_losses(by_source)
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "vocabulary": len(tokenizer),
         "losses": {name: {"nats": loss.nats, "num_tokens": loss.num_tokens} for name, loss in by_domain.items()},
+        "source_losses": {slug: loss.nats for slug, loss in by_source.items()},
         "position_losses": position_losses(model, streams),
     }
 

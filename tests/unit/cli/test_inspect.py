@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from evodraft.testing.tiny import tiny_model
+from evodraft.testing.tokenizers import byte_tokenizer
 
 
 def plain(text: str) -> str:
@@ -39,12 +40,13 @@ def test_the_command_it_names_works(command, model_folder) -> None:
 
 def test_json(command, model_folder, tmp_path) -> None:
     tiny_model("llama", vocab_size=257, num_hidden_layers=1).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
     ended = command("inspect", model_folder, "--drafter", f"model:{tmp_path}", "--trust-remote-code", "--json")
     document = json.loads(ended.out)
     assert document["can_run"]
     assert document["target"]["num_layers"] == 2
     assert document["drafter"]["model"]["num_layers"] == 1
-    assert document["drafter"]["tokens"]["name"] == "unknown"
+    assert document["drafter"]["tokens"]["name"] == "same"
     assert document["memory"]["max_batch"] == 8
     assert document["loaded"] is None
     assert "--trust-remote-code" in document["command"]
@@ -52,7 +54,7 @@ def test_json(command, model_folder, tmp_path) -> None:
 
 def test_loading_for_real(command, model_folder) -> None:
     ended = command("inspect", model_folder, "--load", "--max-batch", "1", "--device", "cpu")
-    assert ended.code == 0
+    assert (ended.code, ended.err) == (0, "")
     assert "16 of 16 tokens equal to plain decoding" in plain(ended.out)
 
 

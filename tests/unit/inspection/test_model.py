@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evodraft.errors import UnknownOptionError, UnsupportedModelError, WeightsError
+from evodraft.errors import ModelError, UnknownOptionError, UnsupportedModelError, WeightsError
 from evodraft.inspection.model import read_model
 from evodraft.runtime.load import load_model
 from evodraft.runtime.support import ModelFacts
@@ -114,6 +114,19 @@ def test_damaged_weights(tmp_path: Path) -> None:
     os.truncate(folder / "model.safetensors", 5000)
     [problem] = read_model(str(folder), "auto").problems
     assert problem == f"{folder / 'model.safetensors'} does not open; copy or download it again"
+
+
+@pytest.mark.parametrize("content", [None, "{"], ids=["missing", "damaged"])
+def test_a_folder_without_its_tokenizer(tmp_path: Path, content: str | None) -> None:
+    folder = saved(tmp_path)
+    for file in folder.glob("*token*"):
+        file.unlink()
+    if content is not None:
+        (folder / "tokenizer.json").write_text(content, encoding="utf-8")
+    [problem] = read_model(str(folder), "auto").problems
+    with pytest.raises(ModelError) as raised:
+        load_model(folder, device="cpu")
+    assert problem == str(raised.value)
 
 
 def test_models_that_cannot_be_decoded_are_described_and_refused(tmp_path: Path) -> None:

@@ -106,6 +106,13 @@ def test_a_path_that_does_not_exist_is_called_that(name):
         load_model(name)
 
 
+def test_an_empty_name_is_not_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(WeightsError, match="the name of the model is empty"):
+        load_model("")
+
+
 def test_a_relative_path_is_known_by_its_parent(tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     monkeypatch.chdir(tmp_path)

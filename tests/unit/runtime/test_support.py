@@ -27,6 +27,14 @@ def test_facts_of_a_llama():
     assert ModelFacts.of(tiny_model("gpt2")).context_length == 256
 
 
+@pytest.mark.parametrize("num_layers", [0, -1])
+def test_a_config_without_layers_is_refused(num_layers):
+    model = tiny_model("llama")
+    model.config.num_hidden_layers = num_layers
+    with pytest.raises(UnsupportedModelError, match=rf"'llama' has {num_layers} layers of 2 heads of 8 numbers"):
+        ModelFacts.of(model)
+
+
 def test_eager_attention_gets_masks_of_the_models_dtype():
     assert ModelFacts.of(tiny_model("llama", attn_implementation="eager").bfloat16()).additive is torch.bfloat16
 

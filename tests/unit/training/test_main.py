@@ -94,6 +94,7 @@ def test_from_corpus_to_answers(demo_corpus, tmp_path):
     call("measure", *data, "--bundle", tmp_path / "bundle", "--out", report, "--per-domain", 1, "--per-task", 2)
     measured = json.loads(report.read_text())
     assert set(measured["target"]["losses"]) == set(measured["fit"]) == set(DEMO_MIX.domains)
+    assert {slug.split(".")[0] for slug in measured["draft"]["source_losses"]} == set(DEMO_MIX.domains)
     assert set(measured["target"]["repetition"]) == set(DEMO_MIX.domains) - {"tasks"}
     assert set(measured["target"]["tasks"]) == set(TASKS)
     assert 0 < measured["fit"]["math"]["overlap"] <= 1

@@ -20,6 +20,7 @@ from evodraft.integrations.transformers.refusals import (
     refuse_batch,
     refuse_config,
     refuse_foreign_model,
+    refuse_gaps,
     refuse_inputs,
     refuse_view,
 )
@@ -96,6 +97,7 @@ def generate(
         )
         refuse_batch(call, view, len(input_ids))
         prompts = prompt_rows(input_ids, model_kwargs.get("attention_mask"))
+        refuse_gaps(model, model_kwargs.get("attention_mask"), input_ids.shape[1] + call.options["max_new_tokens"])
         rows = _submitted(view, call, prompts)
         _run(view, rows, input_ids)
         return _result(view.llm, call, rows, input_ids)

@@ -20,6 +20,7 @@ from transformers import (
 from transformers.generation.configuration_utils import GenerationMode
 
 from evodraft.errors import ConfigError
+from evodraft.runtime.masks import layer_kinds
 from evodraft.runtime.support import innermost
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _DRAFTER_OPTIONS = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 _OWN_KWARGS = ("attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "cache_position")
+_RESULT_FIELDS = ("output_attentions", "output_hidden_states")  # without a result to be in, they change nothing
 _ONE_ROW_PROCESSORS = (  # they hold a state, or something of the prompt, for all rows together
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
     EncoderRepetitionPenaltyLogitsProcessor,
@@ -85,8 +87,8 @@ def refuse_config(config: GenerationConfig) -> None:
         value = getattr(config, name, None)
         if value:
             raise ConfigError(
-                f"{name}={value} asks transformers to draft, but speculation= drafts already; leave it out: what "
-                "drafts is chosen in LLM.from_pretrained"
+                f"{name}={value} asks transformers to draft, but speculation= drafts already; leave it out, "
+                f"or pass {name}=None where a generation config has it: what drafts is chosen in LLM.from_pretrained"
             )
     mode = config.get_generation_mode()
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
@@ -99,7 +101,7 @@ def refuse_config(config: GenerationConfig) -> None:
             "cache_implementation='quantized' changes what the model says, and evodraft keeps its cache in the model's "
             "precision; leave it out, or leave out custom_generate"
         )
-    for name in ("output_attentions", "output_hidden_states") if config.return_dict_in_generate else ():
+    for name in _RESULT_FIELDS if config.return_dict_in_generate else ():
         if getattr(config, name):
             raise ConfigError(
                 f"{name}=True: a pass of evodraft holds drafts that were rejected; call the model once on the finished "
@@ -109,7 +111,8 @@ def refuse_config(config: GenerationConfig) -> None:
 
 def refuse_inputs(model_kwargs: Mapping[str, Any], input_ids: torch.Tensor) -> None:
     """Raises ConfigError for inputs of the model beyond token ids and their mask."""
-    extra = [name for name, value in model_kwargs.items() if value is not None and name not in _OWN_KWARGS]
+    known = (*_OWN_KWARGS, *_RESULT_FIELDS)
+    extra = [name for name, value in model_kwargs.items() if value is not None and name not in known]
     if extra:
         raise ConfigError(
             f"the model would get {', '.join(extra)}, and evodraft feeds token ids only; leave out {', '.join(extra)}, "
@@ -130,6 +133,23 @@ def refuse_inputs(model_kwargs: Mapping[str, Any], input_ids: torch.Tensor) -> N
         raise ConfigError(
             f"position_ids={positions.tolist()} do not count the tokens of the prompt from 0, which is how evodraft "
             "counts; leave them out"
+        )
+
+
+def refuse_gaps(model: Any, attention_mask: torch.Tensor | None, length: int) -> None:
+    """Raises ConfigError for padding between tokens if layers look back less than `length` tokens, padding included.
+
+    transformers counts such padding as part of the window, and evodraft leaves it out.
+    """
+    if attention_mask is None or not bool(((attention_mask != 0).int().diff(dim=-1) < 0).any()):
+        return
+    kinds = layer_kinds(innermost(model).config.get_text_config(decoder=True))
+    least = min((reach for kind in kinds for reach in (kind.window, kind.chunk) if reach is not None), default=length)
+    if least < length:
+        raise ConfigError(
+            f"a prompt has padding between its tokens, and some layers look back {least} tokens, of which "
+            f"transformers counts the padding and evodraft does not; leave it out, keep max_length <= {least}, or pass "
+            "attention_mask=torch.ones_like(input_ids) if it is text (without a mask, every pad_token_id is padding)"
         )
 
 

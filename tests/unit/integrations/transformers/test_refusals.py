@@ -77,7 +77,7 @@ def test_a_streamer_follows_one_row(llm: LLM) -> None:
         ({"num_beams": 3, "do_sample": True}, "generation mode beam_sample"),
         ({"penalty_alpha": 0.5, "top_k": 4}, "generation mode contrastive_search"),
         ({"dola_layers": "low"}, "generation mode dola_generation"),
-        ({"prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens=3 asks transformers to draft"),
+        ({"prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens=3 asks .* or pass prompt_lookup_num_tokens=None"),
         ({"use_mtp": True}, "use_mtp=True asks transformers to draft"),
         ({"cache_implementation": "quantized"}, "cache_implementation='quantized' changes"),
         ({"return_dict_in_generate": True, "output_attentions": True}, "output_attentions=True: .* call the model"),
