@@ -8,7 +8,6 @@ what a display shows growing is that recording, replayed afterwards. Does not pr
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,11 +16,10 @@ from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-import transformers
 
 from evodraft.assemble import demo_folder
 from evodraft.errors import WeightsError
-from evodraft.machine import processor_name, source_commit
+from evodraft.machine import processor_name, software_versions, source_commit
 from evodraft.sampling import RequestKeys, exponential_noise
 from evodraft.text import TextBuffer
 
@@ -164,11 +162,7 @@ def report(rows: Sequence[Row], comparisons: Sequence[Comparison], settings: Map
             "threads": torch.get_num_threads(),
             "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": software_versions(),
         "bundle": json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else None,
         "rows": [asdict(row) for row in rows],
         "differences": differences,

@@ -1,10 +1,14 @@
-"""Where and with which code a figure was made: processor and commit. Does not know what was measured."""
+"""Where and with which code a figure was made: processor, versions, commit. Does not know what was measured."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
+from importlib import metadata
 from pathlib import Path
+from typing import Final
+
+_DISTRIBUTIONS: Final = ("evodraft", "torch", "transformers")
 
 
 def processor_name() -> str:
@@ -15,6 +19,12 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def software_versions() -> dict[str, str]:
+    """Name -> version of system, Python and the packages that decide what a model says."""
+    packages = {name: metadata.version(name) for name in _DISTRIBUTIONS}
+    return {"system": platform.system(), "python": platform.python_version()} | packages
 
 
 def source_commit() -> str | None:

@@ -98,6 +98,7 @@ def _rows(report: Report, model: str) -> Iterator[tuple[str, str]]:
         f"{machine.device}: {machine.device_name}, {machine.num_threads} thread(s), {_size(machine.memory_bytes)}, "
         f"{_size(machine.free_bytes)} free{features}",
     )
+    yield "versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     yield "runtime", f"{report.runtime.name}: {report.runtime.why}"
     yield "numerics", f"{report.numerics.name}: {report.numerics.why}"
     yield from _drafter_rows(report.drafter)

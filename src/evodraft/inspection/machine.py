@@ -9,7 +9,7 @@ from typing import Final
 import torch
 
 from evodraft.inspection.report import MachineReport
-from evodraft.machine import processor_name
+from evodraft.machine import processor_name, software_versions
 from evodraft.memory import physical_memory
 
 _MATRIX_FEATURES: Final = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "bf16", "svebf16")
@@ -32,6 +32,7 @@ def _gpu(device: torch.device) -> MachineReport:
         num_threads=torch.get_num_threads(),
         features=(f"sm_{major}{minor}",),
         has_bfloat16=torch.cuda.is_bf16_supported(including_emulation=False),
+        versions=software_versions(),
     )
 
 
@@ -46,6 +47,7 @@ def _processor(device: torch.device) -> MachineReport:
         num_threads=torch.get_num_threads(),
         features=tuple(name for name in _MATRIX_FEATURES if name in flags),
         has_bfloat16=bool(flags & _BFLOAT16_FEATURES) if flags and device.type == "cpu" else None,
+        versions=software_versions(),
     )
 
 

@@ -5,6 +5,7 @@ Holds facts and sentences; does not gather them and does not print.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -44,6 +45,7 @@ class MachineReport:
     num_threads: int
     features: tuple[str, ...]  # of the processor, as far as they matter for matrices
     has_bfloat16: bool | None  # in hardware; None = the system does not tell
+    versions: Mapping[str, str]  # of system, Python and packages
 
 
 @dataclass(frozen=True, slots=True)

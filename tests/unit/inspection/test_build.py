@@ -23,7 +23,7 @@ GIB = 2**30
 
 
 def machine(**changes: Any) -> MachineReport:
-    known = MachineReport("cpu", "Some CPU", 64 * GIB, 48 * GIB, 4, ("avx2",), True)
+    known = MachineReport("cpu", "Some CPU", 64 * GIB, 48 * GIB, 4, ("avx2",), True, {"torch": "2"})
     return replace(known, **changes)
 
 

@@ -72,3 +72,9 @@ def test_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     found = read_machine(torch.device("cuda:1"))
     assert (found.device, found.device_name, found.features) == ("cuda:1", "Some GPU", ("sm_90",))
     assert (found.memory_bytes, found.free_bytes, found.has_bfloat16) == (1000, 600, True)
+
+
+def test_the_versions_are_those_that_run() -> None:
+    versions = read_machine(CPU).versions
+    assert versions["torch"] == torch.__version__
+    assert set(versions) == {"system", "python", "evodraft", "torch", "transformers"}
