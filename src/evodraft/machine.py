@@ -23,8 +23,11 @@ def processor_name() -> str:
 
 def software_versions() -> dict[str, str]:
     """Name -> version of system, Python and the packages that decide what a model says."""
-    packages = {name: metadata.version(name) for name in _DISTRIBUTIONS}
-    return {"system": platform.system(), "python": platform.python_version()} | packages
+    return {
+        "system": platform.system(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in _DISTRIBUTIONS},
+    }
 
 
 def source_commit() -> str | None:
@@ -35,6 +38,13 @@ def source_commit() -> str | None:
         return head + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:  # it runs from a checkout that is only on the path
+        return "not installed"
 
 
 def _git(folder: str, *arguments: str) -> str:

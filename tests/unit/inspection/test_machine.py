@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import torch
 
 from evodraft.inspection import machine
 from evodraft.inspection.machine import read_machine
+from evodraft.machine import software_versions
 from evodraft.memory import physical_memory
 
 X86 = "processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu avx2 avx512f avx512_bf16 sse\n\nprocessor\t: 1\n"
@@ -78,3 +80,11 @@ def test_the_versions_are_those_that_run() -> None:
     versions = read_machine(CPU).versions
     assert versions["torch"] == torch.__version__
     assert set(versions) == {"system", "python", "evodraft", "torch", "transformers"}
+
+
+def test_a_checkout_that_is_only_on_the_path_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert software_versions()["evodraft"] == "not installed"
