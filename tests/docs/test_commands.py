@@ -11,10 +11,12 @@ import pytest
 import typer.main
 
 from evodraft.cli.app import build_app
+from evodraft.training.__main__ import build_app as build_recipes
 
 PROJECT = Path(__file__).parents[2]
 PAGES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md")])
 GROUP: Any = typer.main.get_command(build_app())
+RECIPES: Any = typer.main.get_command(build_recipes())
 PLANNED: Final = {"bench": "docs/zoo.md says what `verified` will mean, and that the command does not exist yet"}
 
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -38,6 +40,11 @@ def _wrong_commands(code: str) -> Iterator[str]:
             if name not in PLANNED:
                 yield f"evodraft {name}"
             continue
+        if name == "train" and (recipe := re.findall(r"^\s*([a-z]+)", rest)):
+            name, command = f"train {recipe[0]}", RECIPES.commands.get(recipe[0])
+            if command is None:
+                yield f"evodraft {name}"
+                continue
         known = {"-h", "--help"} | {
             flag for option in command.params for flag in (*option.opts, *option.secondary_opts)
         }
@@ -66,6 +73,8 @@ def test_wrong_commands_are_found() -> None:
         "`evodraft fly`\n```sh\nevodraft generate --heat 1  # --x\n$ evodraft demo --dtype float32 | wc -l\n```\n"
     )
     assert list(_wrong_commands(code)) == ["evodraft generate --heat", "evodraft fly"]
+    recipes = "evodraft train draft --haste 1\nevodraft train target --run x\nevodraft train hero"
+    assert list(_wrong_commands(recipes)) == ["evodraft train draft --haste", "evodraft train hero"]
     assert _code("```python\nfrom evodraft import LLM\n```\n") == ""
     assert _wrong_targets("make demo\nmake haste") == ["haste"]
     assert _SCRIPT.findall("python benchmarks/gpu/campaign.py --out x") == ["benchmarks/gpu/campaign.py"]
