@@ -36,7 +36,7 @@ def picture(comparison: Comparison) -> str:
     console.print(legend())
     console.print(streams(comparison, comparison.speculative.completion.stats.decode_s))
     drawn = console.export_svg(title="evodraft demo")
-    return re.sub(r"@font-face \{.*?\}\n", "", drawn, flags=re.DOTALL)
+    return re.sub(r"@font-face \{.*?\}\n|[ \t]+$", "", drawn, flags=re.DOTALL | re.MULTILINE)
 
 
 if __name__ == "__main__":
