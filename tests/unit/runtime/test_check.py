@@ -99,17 +99,3 @@ def test_it_costs_three_passes_over_few_tokens():
     )
     check_model(model, ModelFacts.of(model))
     assert sizes == [4, 4, 6]
-
-
-@pytest.mark.parametrize("options", [{}, {"attention_dropout": 0.1}])
-def test_a_model_that_drops_at_random_is_refused_until_it_is_evaluated(options):
-    family = "llama" if options else "gpt2"
-    model = tiny_model(family, **options).train()
-    with pytest.raises(UnsupportedModelError, match=r"drops 10% at random; call model\.eval\(\)"):
-        check_model(model, ModelFacts.of(model))
-    check_model(model.eval(), ModelFacts.of(model))
-
-
-def test_training_mode_without_dropout_is_no_fault():
-    model = tiny_model("llama").train()
-    check_model(model, ModelFacts.of(model))
