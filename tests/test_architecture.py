@@ -44,7 +44,8 @@ LAYERS: Final = (
     {"async_llm"},
     {"demo", "inspection"},
     {"display"},
-    {"server", "bench", "cli"},
+    {"server", "bench"},
+    {"cli"},
 )
 
 
@@ -74,7 +75,7 @@ TAKES_FROM_BESIDE: Final[Mapping[str, frozenset[str]]] = {
     # the only part that turns a hub id into a target, and so the one that may ask what drafts for it
     "assemble": frozenset({"zoo"}),
     "server": _SIDES | {"__init__"},
-    "bench": _SIDES | {"__init__"},
+    "bench": _SIDES | {"__init__", "testing"},  # goodness of fit is judged in tests and in benchmarks alike
     "cli": _SIDES | {"__init__"},
     "integrations": frozenset({"__init__"}),
 }

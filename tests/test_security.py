@@ -22,7 +22,12 @@ from evodraft.runtime.load import load_model
 
 PROJECT: Final = Path(__file__).parents[1]
 FOLDERS: Final = ("src", "demo/src", "examples", "benchmarks", "tools")
-FILES: Final = sorted(file for folder in FOLDERS for file in (PROJECT / folder).rglob("*.py"))
+FILES: Final = sorted(
+    file
+    for folder in FOLDERS
+    for file in (PROJECT / folder).rglob("*.py")
+    if not any(part.startswith(".venv") for part in file.relative_to(PROJECT).parts)  # environments of peers
+)
 
 BANNED_MODULES: Final[Mapping[str, str]] = {
     **dict.fromkeys(

@@ -1,4 +1,4 @@
-"""Everything that wants an accelerator, in one script: tests, then plain against speculative decoding.
+"""Everything that wants an accelerator, in one script: tests, decoding, rooflines, costs at the size of 8 B parameters.
 
     python benchmarks/gpu/campaign.py --out results-gpu [--only tests] [--device cuda]
 
@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
@@ -30,6 +30,7 @@ class Settings:
     device: str
     max_new_tokens: int
     prompts_per_domain: int
+    shape: str  # of the random weights
 
 
 def run_tests(settings: Settings) -> dict[str, object]:
@@ -58,7 +59,65 @@ def run_decoding(settings: Settings) -> dict[str, object]:
     return documents
 
 
-STEPS: Mapping[str, Callable[[Settings], dict[str, object]]] = {"tests": run_tests, "decoding": run_decoding}
+def run_roofline(settings: Settings) -> dict[str, object]:
+    """How far decoding of the demo models is from the speed at which their weights can be read."""
+    from evodraft.assemble import LoadOptions, load_target
+    from evodraft.bench.roofline import document, measure_roofline
+    from evodraft.runtime.load import load_model
+
+    documents: dict[str, object] = {}
+    for dtype in ("float32", "bfloat16"):
+        target = load_target("demo", LoadOptions(device=settings.device, dtype=dtype))
+        assert target.bundled_draft is not None
+        draft = load_model(target.bundled_draft, device=settings.device, dtype=dtype).model
+        documents[dtype] = document(measure_roofline(target, draft, name="demo"))
+    return documents
+
+
+def run_shape(settings: Settings) -> dict[str, object]:
+    """Random weights of a real shape: roofline, plain decoding against forced acceptance, heads. All is synthetic."""
+    import torch
+
+    from evodraft.bench.roofline import document, measure_roofline
+    from evodraft.bench.synthetic import (
+        Workload,
+        forced_costs,
+        full_depth,
+        head_costs,
+        mean_acceptance_length,
+        random_pair,
+    )
+
+    pair = random_pair(settings.shape, "bfloat16", settings.device)
+    roofline = measure_roofline(
+        pair.target,
+        pair.draft,
+        name=settings.shape,
+        synthetic=pair.note,
+        mean_acceptance_length=mean_acceptance_length(0.8, 5),
+        num_draft_tokens=5,
+    )
+    workload = Workload(num_draft_tokens=5, max_new_tokens=settings.max_new_tokens)
+    costs = forced_costs(pair, rates=(0.6, 0.8), batch_sizes=(1, 8), workload=workload)
+    depth = full_depth(pair)
+    heads = head_costs(pair.target.model.config.hidden_size, (128_256, 151_936), torch.bfloat16, settings.device)
+    return {
+        "synthetic": pair.note,
+        "workload": asdict(workload),
+        "draft_cost_ratio": pair.cost_ratio,
+        "roofline": document(roofline),
+        "forced": [asdict(cost) for cost in costs],
+        "full_depth": asdict(depth) | {"extrapolated_ms": depth.extrapolated_ms},
+        "heads": [asdict(head) for head in heads],
+    }
+
+
+STEPS: Mapping[str, Callable[[Settings], dict[str, object]]] = {
+    "tests": run_tests,
+    "decoding": run_decoding,
+    "roofline": run_roofline,
+    "shape_8b": run_shape,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,10 +128,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--prompts-per-domain", type=int, default=4)
+    parser.add_argument("--shape", default="llama-3.1-8b", help="of step shape_8b; another one for a trial")
     given = parser.parse_args(arguments)
     sys.path[:0] = SOURCES
     given.out.mkdir(parents=True, exist_ok=True)
-    settings = Settings(given.device, given.max_new_tokens, given.prompts_per_domain)
+    settings = Settings(given.device, given.max_new_tokens, given.prompts_per_domain, given.shape)
     num_failed = 0
     for name in given.only or STEPS:
         started = time.perf_counter()

@@ -98,6 +98,15 @@ class LoadedTarget(NamedTuple):
     bundled_draft: Path | None = None
     registered_drafts: tuple[RegisteredDraft, ...] = ()
 
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Ids that the model's generation config or the tokenizer call the end."""
+        generation_config = getattr(self.model, "generation_config", None)
+        named = getattr(generation_config, "eos_token_id", None)
+        ids = set(named) if isinstance(named, (list, tuple)) else {named}
+        ids.add(None if self.tokenizer is None else self.tokenizer.eos_token_id)
+        return frozenset(token_id for token_id in ids if token_id is not None)
+
 
 def find_target(source: str | os.PathLike[str]) -> TargetSource:
     """What "demo", a folder or a hub id stands for; only a hub id can have registered drafts. Loads nothing.

@@ -149,8 +149,10 @@ class Engine:
         timings = Timings(drafted - started, self._clock() - drafted, len(rounds))
         self._verify(rounds)
         self._commit(rounds)
+        committed = self._clock()
         self._publish(rounds, timings)
         self._apply_updates()
+        self.metrics.spend(timings, self._clock() - committed)
         self._retire()
 
     def _admit(self) -> None:
@@ -180,6 +182,7 @@ class Engine:
             drafting = [c for c, s in zip(chunks, sessions, strict=True) if s.request.speculative]
             self.drafter.admit(drafting)
         elapsed = self._clock() - started
+        self.metrics.prefill_s += elapsed
         for session in sessions:
             session.prefill_s += elapsed
 

@@ -13,7 +13,8 @@
     │   ├── WeightsError            files missing, truncated, renamed or swapped
     │   └── NumericsError           NaN or infinite logits
     ├── CapacityError           memory or slots do not suffice (lower a limit or raise the budget)
-    └── TrainingError           a training recipe cannot go on
+    ├── TrainingError           a training recipe cannot go on
+    └── BenchError              a benchmark cannot run, or its result cannot be read
 
 This module does not know who raises what.
 """
@@ -92,3 +93,7 @@ class CapacityError(EvodraftError):
 
 class TrainingError(EvodraftError):
     """A training recipe cannot start or go on."""
+
+
+class BenchError(EvodraftError):
+    """A benchmark cannot run, or a file of results cannot be read."""

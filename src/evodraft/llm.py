@@ -130,7 +130,7 @@ class LLM:
         )
         loaded = load_target(target, load)
         engine = build_engine(loaded, parts, load, config)
-        return cls(engine, loaded.tokenizer, _eos_token_ids(loaded.model, loaded.tokenizer), seed)
+        return cls(engine, loaded.tokenizer, loaded.eos_token_ids, seed)
 
     # --- generating -----------------------------------------------------------------------------------------------
 
@@ -387,12 +387,3 @@ def _listed(given: object) -> list[Any]:
 
 def _with_samples(samples: list[Completion]) -> Completion:
     return samples[0] if len(samples) == 1 else replace(samples[0], samples=tuple(samples))
-
-
-def _eos_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> set[int]:
-    """Ids that the model's generation config or the tokenizer call the end."""
-    generation_config = getattr(model, "generation_config", None)
-    named = getattr(generation_config, "eos_token_id", None)
-    ids = set(named) if isinstance(named, (list, tuple)) else {named}
-    ids.add(None if tokenizer is None else tokenizer.eos_token_id)
-    return {token_id for token_id in ids if token_id is not None}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from evodraft.types import Feedback
+    from evodraft.types import Feedback, Timings
 
 _PREFIX = "evodraft:spec_decode_"
 
@@ -24,6 +24,10 @@ class Metrics:
     num_fallbacks: int = 0  # residuals that vanished in floating point (X8)
     num_failed_requests: int = 0
     accepted_per_position: list[int] = field(default_factory=list)
+    prefill_s: float = 0.0  # seconds of the engine's steps, by what they were spent on; rounds take the rest
+    draft_s: float = 0.0
+    score_s: float = 0.0
+    learn_s: float = 0.0  # publishing feedback and the learners' work
 
     def observe(self, feedback: Feedback) -> None:
         """Counts one round."""
@@ -39,6 +43,12 @@ class Metrics:
         self.accepted_per_position.extend([0] * (num_accepted - len(self.accepted_per_position)))
         for position in range(num_accepted):
             self.accepted_per_position[position] += 1
+
+    def spend(self, timings: Timings, learn_s: float) -> None:
+        """Adds up the seconds of one engine step."""
+        self.draft_s += timings.draft
+        self.score_s += timings.score
+        self.learn_s += learn_s
 
     def counters(self) -> Mapping[str, int]:
         """Counters by the names that dashboards for vLLM know, with this project's prefix."""

@@ -13,9 +13,14 @@ from evodraft.cli.app import build_app
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
 GROUP: Any = typer.main.get_command(build_app())
+COMMANDS = {
+    " ".join(filter(None, (name, inner))): leaf
+    for name, command in GROUP.commands.items()
+    for inner, leaf in getattr(command, "commands", {"": command}).items()
+}
 FLAGS = {
     name: {flag for option in command.params for flag in (*option.opts, *option.secondary_opts) if flag.startswith("-")}
-    for name, command in GROUP.commands.items()
+    for name, command in COMMANDS.items()
 }
 SHARED = PAGE.partition("## Shared flags")[2].partition("\n## ")[0]
 
@@ -33,7 +38,7 @@ def _documented(name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_every_command_has_a_line_and_a_section(name: str) -> None:
-    assert f"| [`{name}`](#{name}) |" in PAGE
+    assert f"| [`{name}`](#{name.replace(' ', '-')}) |" in PAGE
     assert f"\n## {name}\n" in PAGE
 
 

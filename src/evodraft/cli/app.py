@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from evodraft.cli.bench import build_bench
 from evodraft.cli.chat import chat
 from evodraft.cli.demo import demo
 from evodraft.cli.generate import generate
@@ -32,6 +33,7 @@ def build_app() -> typer.Typer:
     app.callback()(_root)
     for command in (demo, generate, chat, inspect):
         app.command()(command)
+    app.add_typer(build_bench(), name="bench")
     passed_on = {"allow_extra_args": True, "ignore_unknown_options": True}  # --help too: it is the recipes' own
     app.command(context_settings=passed_on, add_help_option=False)(train)
     return app

@@ -1,0 +1,171 @@
+"""Methods of this project as contestants: one engine each around a shared target. Does not know suites or statistics.
+
+Methods are driven at the level of token ids, as peers are: no text is made while the clock runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from evodraft.assemble import LoadOptions, PartSpecs, build_engine
+from evodraft.bench.contestants import Answer, Memory, Outcome, Profile, RoundRecord
+from evodraft.errors import BenchError, EvodraftError, UnknownOptionError
+from evodraft.learners.base import LearnerNeeds
+from evodraft.params import SamplingParams
+from evodraft.spellings import refuse_missing_parts
+from evodraft.types import Request
+
+if TYPE_CHECKING:
+    from evodraft.assemble import LoadedTarget
+    from evodraft.bench.contestants import Ask
+    from evodraft.config import EngineConfig
+    from evodraft.engine import Engine
+    from evodraft.session import Session
+    from evodraft.types import Feedback
+
+OPTIONS = ("drafter", "controller", "verifier", "vocabulary", "learners", "preset")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the methods of one condition share."""
+
+    target: LoadedTarget
+    load: LoadOptions
+    config: EngineConfig
+    verifier: object = "rejection"  # of methods that name none
+    synthetic: str | None = None  # why no figure is one of a real model
+
+
+class Recorder:
+    """Notes every round. A learner in form only: it never updates anything."""
+
+    needs = LearnerNeeds()
+
+    def __init__(self) -> None:
+        self.rounds: list[RoundRecord] = []
+
+    def observe(self, feedback: Feedback) -> None:
+        timings = feedback.timings
+        num_accepted = feedback.commit.num_accepted
+        drafted = feedback.draft.num_tokens
+        self.rounds.append(RoundRecord(drafted, num_accepted, timings.draft, timings.score, timings.batch_size))
+
+    def step(self, budget_ms: float) -> None:
+        return None
+
+
+class Method:
+    """One choice of parts. `reset` builds its engine anew: nothing can be left over.
+
+    Raises ConfigError for options that `LLM.from_pretrained` would refuse.
+    """
+
+    def __init__(self, name: str, options: Mapping[str, object], stage: Stage) -> None:
+        self._parts = parts_of(options, stage.verifier)
+        self._stage = stage
+        self._num_requests = 0
+        self._recorder = Recorder()
+        self._engine: Engine | None = self._build()
+        self.profile = Profile(
+            name, "method", dict(options), is_exact=self._engine.verifier.exact, synthetic=stage.synthetic
+        )
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of this moment; raises BenchError after `close`."""
+        if self._engine is None:
+            raise BenchError(f"method {self.profile.name!r} is closed")
+        return self._engine
+
+    def reset(self) -> None:
+        self._engine = None  # its caches go before the new ones come
+        self._recorder = Recorder()
+        self._engine = self._build()
+
+    def generate(self, asks: Sequence[Ask]) -> Outcome:
+        """Answers one batch; the clock runs from the first submission to the last commit."""
+        engine, first = self.engine, len(self._recorder.rounds)
+        spent = replace(engine.metrics)
+        started = time.perf_counter()
+        sessions = [self._submitted(ask) for ask in asks]
+        while engine.has_work:
+            engine.step()
+        request_s = time.perf_counter() - started
+        return Outcome(
+            tuple(_answer(session) for session in sessions),
+            request_s=request_s,
+            decode_s=request_s - (engine.metrics.prefill_s - spent.prefill_s),
+            learn_s=engine.metrics.learn_s - spent.learn_s,
+            rounds=tuple(self._recorder.rounds[first:]),
+        )
+
+    def memory(self) -> Memory:
+        """Parameters, buffers and caches of target and draft, whose tensors are counted once."""
+        decoders = [self.engine.target.decoder, getattr(self.engine.drafter, "decoder", None)]
+        known: list[Any] = [decoder for decoder in decoders if hasattr(decoder, "model")]
+        return Memory(
+            weights_bytes=sum(_weights_bytes(decoder.model) for decoder in known),
+            cache_bytes=sum(decoder.cache_bytes for decoder in known),
+            learner_bytes=sum(getattr(learner, "memory_bytes", 0) for learner in self.engine.learners),
+        )
+
+    def close(self) -> None:
+        self._engine = None
+
+    def _build(self) -> Engine:
+        parts = replace(self._parts, learners=(*self._parts.learners, self._recorder))
+        return build_engine(self._stage.target, parts, self._stage.load, self._stage.config)
+
+    def _submitted(self, ask: Ask) -> Session | EvodraftError:
+        self._num_requests += 1
+        params = SamplingParams(
+            max_new_tokens=ask.max_new_tokens,
+            temperature=ask.temperature,
+            repetition_penalty=ask.repetition_penalty,
+            seed=ask.seed,
+        )
+        request = Request(
+            request_id=f"{self.profile.name}-{self._num_requests}",
+            token_ids=ask.token_ids,
+            params=params,
+            seed=ask.seed,
+            speculative=self._parts.drafter is not None,
+            is_seed_chosen=True,
+            stop_token_ids=frozenset(ask.stop_token_ids),
+        )
+        try:
+            return self.engine.submit(request)
+        except EvodraftError as error:
+            return error
+
+
+def parts_of(options: Mapping[str, object], verifier: object) -> PartSpecs:
+    """Parts as `LLM.from_pretrained` would understand `options`; `verifier` where they name none."""
+    for name in options:
+        if name not in OPTIONS:
+            raise UnknownOptionError("method option", name, OPTIONS)
+    learners: Any = options.get("learners", ())
+    refuse_missing_parts(options.get("vocabulary"), options.get("preset"), learners)
+    return PartSpecs(
+        drafter=options.get("drafter", "auto"),
+        controller=options.get("controller", "auto"),
+        verifier=options.get("verifier", verifier),
+        learners=tuple(learners),
+    )
+
+
+def _answer(session: Session | EvodraftError) -> Answer:
+    if isinstance(session, EvodraftError):
+        return Answer((), error=str(session))
+    committed = tuple(session.token_ids[session.num_prompt_tokens :])
+    error = None if session.error is None else str(session.error)
+    return Answer(committed, session.stats(), error)
+
+
+def _weights_bytes(model: Any) -> int:
+    tensors = {id(tensor): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
+    return sum(tensors.values())

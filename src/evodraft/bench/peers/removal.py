@@ -1,0 +1,22 @@
+"""Takes packages out of a peer's environment that its requirements pull in though they fit no CPU build of torch."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+
+def removing(*packages: str) -> Callable[[Path, Callable[[str], None]], None]:
+    """A last step of installation, as `Peer.finish` wants it; packages that are not there are passed over.
+
+    The step raises CalledProcessError if pip fails.
+    """
+
+    def finish(environment: Path, say: Callable[[str], None]) -> None:
+        say(f"removing {', '.join(packages)}")
+        python = str(environment / "bin" / "python")
+        command = [python, "-m", "pip", "--disable-pip-version-check", "uninstall", "--yes", *packages]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+
+    return finish

@@ -1,0 +1,1 @@
+"""Scripts that run under the Python of a peer's environment; `worker` is what they share."""

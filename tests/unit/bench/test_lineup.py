@@ -1,0 +1,79 @@
+"""Who takes part: methods by name or options, peers by name."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from evodraft.assemble import LoadedTarget
+from evodraft.bench.lineup import methods_of, start_peers
+from evodraft.bench.suites import Suite, load_suite
+from evodraft.errors import BenchError, ConfigError, UnknownOptionError
+from evodraft.testing.pairs import tiny_pair
+
+
+@pytest.fixture
+def suite() -> Suite:
+    return load_suite(
+        "domains", methods={"auto": {"drafter": "auto"}, "five": {"controller": "fixed:5"}, "n": {"drafter": "ngram"}}
+    )
+
+
+def test_no_method_named_means_all_of_the_suite(suite: Suite) -> None:
+    assert methods_of([], suite) == {name: dict(options) for name, options in suite.methods.items()}
+
+
+def test_methods_are_chosen_by_name_or_by_options(suite: Suite) -> None:
+    spec = "drafter=ngram, controller=fixed:4"
+    assert methods_of(["n", "plain", spec, "drafter=none"], suite) == {
+        "n": {"drafter": "ngram"},
+        spec: {"drafter": "ngram", "controller": "fixed:4"},
+        "drafter=none": {"drafter": None},
+    }
+
+
+def test_places_of_drafts_are_not_part_of_a_methods_name(suite: Suite) -> None:
+    found = methods_of(["drafter=model:/home/me/my-draft,controller=fixed:3", "drafter=model:owner/other"], suite)
+    assert list(found) == ["drafter=model:my-draft,controller=fixed:3", "drafter=model:other"]
+    assert found["drafter=model:other"] == {"drafter": "model:owner/other"}
+
+
+def test_a_draft_takes_the_place_of_auto_alone(suite: Suite) -> None:
+    draft = {"name": "model", "model": "some/draft"}
+    assert methods_of([], suite, "some/draft") == {
+        "auto": {"drafter": draft},
+        "five": {"controller": "fixed:5", "drafter": draft},
+        "n": {"drafter": "ngram"},
+    }
+
+
+def test_what_is_neither_is_named_with_what_there_is(suite: Suite) -> None:
+    with pytest.raises(ConfigError, match=r"method 'fiv' is neither one of suite domains \(plain, auto, five, n\) nor"):
+        methods_of(["fiv"], suite)
+
+
+def start(specs: list[str], model: str, folder: Path) -> None:
+    pair = tiny_pair()
+    target = LoadedTarget(pair.target, pair.tokenizer)
+    with ExitStack() as stack:
+        start_peers(specs, folder, model, None, target, threads=1, max_model_len=64, max_batch=1, stack=stack)
+
+
+def test_peers_that_do_not_exist_or_are_not_installed_are_named(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownOptionError, match="unknown peer 'transfomers'; did you mean 'transformers'"):
+        start(["transfomers/plain"], "demo", tmp_path)
+    with pytest.raises(UnknownOptionError, match="did you mean 'plain'"):
+        start(["transformers/plane"], "demo", tmp_path)
+    with pytest.raises(BenchError, match="evodraft bench peers --install transformers"):
+        start(["transformers/plain"], "demo", tmp_path)
+
+
+def test_peers_need_the_weights_as_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="peers need the weights of owner/model as a folder"):
+        start(["transformers/plain"], "owner/model", tmp_path)
+
+
+def test_no_peers_need_nothing(tmp_path: Path) -> None:
+    start([], "owner/model", tmp_path)

@@ -1,0 +1,116 @@
+"""Methods as contestants."""
+
+from __future__ import annotations
+
+import pytest
+
+from evodraft.assemble import LoadedTarget, LoadOptions
+from evodraft.bench.contestants import Ask
+from evodraft.bench.own import Method, Stage, parts_of
+from evodraft.config import EngineConfig
+from evodraft.errors import BenchError, UnknownOptionError
+from evodraft.testing.pairs import tiny_pair
+
+PAIR = tiny_pair()
+EOS = 256
+
+
+def stage(max_batch: int = 1, verifier: object = "coupled", synthetic: str | None = None) -> Stage:
+    target = LoadedTarget(PAIR.target, PAIR.tokenizer)
+    return Stage(target, LoadOptions(), EngineConfig(max_batch=max_batch), verifier, synthetic)
+
+
+def method(drafter: object, **options: object) -> Method:
+    return Method("m", {"drafter": drafter, **options}, stage())
+
+
+def asks(count: int, length: int = 24) -> list[Ask]:
+    return [Ask((10 + number, 20, 30), length, 0.7, seed=number, stop_token_ids=(EOS,)) for number in range(count)]
+
+
+def test_plain_and_drafting_methods_say_the_same_under_coupled_noise() -> None:
+    draft = {"name": "model", "model": PAIR.draft}
+    said = [[m.generate([ask]).answers[0].token_ids for ask in asks(4)] for m in (method(None), method(draft))]
+    assert said[0] == said[1]
+    assert all(len(text) == 24 for text in said[0])
+
+
+def test_time_and_rounds_are_those_of_the_batch() -> None:
+    contestant = Method("m", {"drafter": {"name": "model", "model": PAIR.draft}, "controller": "fixed:3"}, stage(4))
+    first, second = contestant.generate(asks(4)), contestant.generate(asks(2))
+    for outcome, size in ((first, 4), (second, 2)):
+        stats = [answer.stats for answer in outcome.answers]
+        assert len(outcome.rounds) == sum(s.num_target_passes for s in stats if s)
+        assert sum(r.num_drafted for r in outcome.rounds) == sum(s.num_draft_tokens for s in stats if s)
+        assert sum(r.num_accepted for r in outcome.rounds) == sum(s.num_accepted_tokens for s in stats if s)
+        assert outcome.rounds[0].batch_size == size
+        assert outcome.decode_s is not None
+        assert 0 < sum((r.draft_s + r.score_s) / r.batch_size for r in outcome.rounds) < outcome.decode_s
+        assert outcome.decode_s < outcome.request_s
+        assert outcome.learn_s > 0
+
+
+def test_the_stop_token_is_part_of_the_answer() -> None:
+    [text] = [answer.token_ids for answer in method(None).generate(asks(1)).answers]
+    ask = Ask(asks(1)[0].token_ids, 24, 0.7, seed=0, stop_token_ids=(text[5],))
+    [answer] = method(None).generate([ask]).answers
+    assert answer.token_ids == text[: text.index(text[5]) + 1]
+
+
+def test_a_refused_prompt_is_an_error_of_its_answer_alone() -> None:
+    good, bad = asks(1)[0], Ask((999,), 4)
+    contestant = Method("m", {"drafter": None}, stage(2))
+    first, second = contestant.generate([bad, good]).answers
+    assert first.error is not None
+    assert "token id 999 is outside the vocabulary" in first.error
+    assert second.error is None
+    assert len(second.token_ids) == 24
+
+
+def test_reset_builds_everything_anew_and_close_ends_it() -> None:
+    contestant = method("ngram")
+    engine = contestant.engine
+    before = contestant.generate(asks(1))
+    contestant.reset()
+    assert contestant.engine is not engine
+    assert contestant.engine.metrics.num_tokens == 0
+    after = contestant.generate(asks(1))
+    assert after.answers[0].token_ids == before.answers[0].token_ids
+    contestant.close()
+    contestant.close()
+    with pytest.raises(BenchError, match="is closed"):
+        contestant.generate(asks(1))
+
+
+def test_memory_counts_target_and_draft() -> None:
+    plain, drafting = method(None), method({"name": "model", "model": PAIR.draft})
+    size = sum(parameter.nbytes for parameter in PAIR.target.parameters())
+    buffers = sum(buffer.nbytes for buffer in PAIR.target.buffers())
+    assert plain.memory().weights_bytes == size + buffers
+    assert drafting.memory().weights_bytes == 2 * (size + buffers)
+    assert plain.memory().cache_bytes == 0
+    plain.generate(asks(1))
+    grown = plain.memory().cache_bytes
+    assert grown is not None
+    assert grown > 0
+
+
+def test_profiles_say_what_a_method_claims() -> None:
+    contestant = Method("m", {"drafter": "ngram"}, stage(synthetic="random weights"))
+    assert contestant.profile.is_exact
+    assert contestant.profile.synthetic == "random weights"
+    assert contestant.profile.options == {"drafter": "ngram"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"drafer": "ngram"}, "unknown method option 'drafer'; did you mean 'drafter'"),
+        ({"drafter": "ngrm"}, "unknown drafter 'ngrm'"),
+        ({"vocabulary": "static"}, "unknown vocabulary"),
+        ({"learners": ["parameters"]}, "unknown learner"),
+    ],
+)
+def test_options_that_nobody_knows_are_named(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UnknownOptionError, match=message):
+        parts_of(options, "rejection")
