@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -264,3 +265,13 @@ def wide() -> Any:
 def test_more_than_the_context_is_refused() -> None:
     with pytest.raises(CapacityError, match="max_model_len=257 exceeds the model's context of 256; lower it"):
         built(max_model_len=CONTEXT + 1)
+
+
+@pytest.mark.parametrize(
+    ("named", "of_tokenizer", "expected"),
+    [(None, None, set()), (3, None, {3}), ([3, 4], 5, {3, 4, 5}), ((3,), 3, {3}), (None, 7, {7}), (0, None, {0})],
+)
+def test_eos_ids_come_from_model_and_tokenizer(named: Any, of_tokenizer: int | None, expected: set[int]) -> None:
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=named))
+    assert LoadedTarget(model, SimpleNamespace(eos_token_id=of_tokenizer)).eos_token_ids == expected
+    assert LoadedTarget(SimpleNamespace(), None).eos_token_ids == set()

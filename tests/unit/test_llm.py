@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ from tokenizers.processors import TemplateProcessing
 
 from evodraft import LLM, Completion, Piece, SamplingParams
 from evodraft.errors import ConfigError, EvodraftError, PromptError, SamplingError
-from evodraft.llm import _eos_token_ids
 from evodraft.testing import ScriptedController, TableLM, table_engine
 from evodraft.testing.pairs import tiny_pair
 from evodraft.testing.table_drafters import TABLE_DRAFTERS
@@ -110,16 +108,6 @@ def test_eos_ends_unless_it_is_ignored() -> None:
     assert ignoring.token_ids == whole
     both = table_llm(eos=(eos,)).generate(prompt_token_ids=[[1]], ignore_eos=True, stop_token_ids=[eos], **options)[0]
     assert both.token_ids == cut.token_ids
-
-
-@pytest.mark.parametrize(
-    ("named", "of_tokenizer", "expected"),
-    [(None, None, set()), (3, None, {3}), ([3, 4], 5, {3, 4, 5}), ((3,), 3, {3}), (None, 7, {7}), (0, None, {0})],
-)
-def test_eos_ids_come_from_model_and_tokenizer(named: Any, of_tokenizer: int | None, expected: set[int]) -> None:
-    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=named))
-    assert _eos_token_ids(model, SimpleNamespace(eos_token_id=of_tokenizer)) == expected
-    assert _eos_token_ids(SimpleNamespace(), None) == set()
 
 
 # --- chat ---------------------------------------------------------------------------------------------------------

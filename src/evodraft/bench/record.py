@@ -86,7 +86,7 @@ class Record:
                 name=suite.name,
                 sha256=suite.sha256,
                 prompts_sha256=self._prompts.hexdigest(),
-                sources=tuple(source.kind for source in suite.sources),
+                sources=tuple(source.label for source in suite.sources),
                 is_quick=suite.is_quick,
                 max_new_tokens=suite.max_new_tokens,
                 phases=suite.phases,

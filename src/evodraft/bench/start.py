@@ -15,6 +15,7 @@ from evodraft.bench.lineup import methods_of, start_peers
 from evodraft.bench.plan import Order
 from evodraft.bench.prompts import collect, overrides_for
 from evodraft.bench.run import Notify, run
+from evodraft.bench.sources import data_folder
 from evodraft.bench.suites import Suite, load_suite
 from evodraft.bench.synthetic import ForcedAcceptance, random_pair
 from evodraft.errors import ConfigError
@@ -61,7 +62,7 @@ def prepare(wishes: Wishes) -> Order:
     suite = _suite(wishes)
     if wishes.threads is not None:
         torch.set_num_threads(wishes.threads)
-    prompts = collect(suite, wishes.data)
+    prompts = collect(suite, data_folder(wishes.data))
     models = _models(wishes)
     synthetic, verifier = models.synthetic, None
     if wishes.force_acceptance is not None:
@@ -105,7 +106,7 @@ def _suite(wishes: Wishes) -> Suite:
     return load_suite(
         wishes.suite,
         is_quick=wishes.is_quick,
-        has_data=wishes.data is not None and wishes.prompts is None,
+        has_data=data_folder(wishes.data) is not None and wishes.prompts is None,
         **{**own, **{name: value for name, value in wishes.overrides.items() if value is not None}},
     )
 

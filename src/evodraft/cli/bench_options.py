@@ -38,7 +38,7 @@ Conditions = Annotated[
 Prompts = Annotated[Path | None, typer.Option(help="JSONL with prompts of your own.", rich_help_panel=_PROMPTS)]
 Data = Annotated[
     Path | None,
-    typer.Option(help="Folder of benchmark prompts.", envvar="EVODRAFT_BENCH_DATA", rich_help_panel=_PROMPTS),
+    typer.Option(help="Folder of benchmark prompts; default: $EVODRAFT_BENCH_DATA.", rich_help_panel=_PROMPTS),
 ]
 PerGroup = Annotated[int | None, typer.Option("--prompts-per-group", help="Of each domain.", rich_help_panel=_SIZES)]
 Length = Annotated[int | None, typer.Option("--max-new-tokens", help="Tokens per answer.", rich_help_panel=_SIZES)]

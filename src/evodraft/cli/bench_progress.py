@@ -41,7 +41,7 @@ def command_line() -> tuple[str, ...]:
 def without_places(argument: str) -> str:
     """An argument with its absolute paths cut to their last part.
 
-    >>> without_places("drafter=model:/home/me/draft,controller=fixed:3"), without_places("transformers/plain")
+    >>> without_places("drafter=model:/models/draft,controller=fixed:3"), without_places("transformers/plain")
     ('drafter=model:draft,controller=fixed:3', 'transformers/plain')
     """
     return _PLACE.sub(r"\1", argument)

@@ -35,7 +35,7 @@ def test_methods_are_chosen_by_name_or_by_options(suite: Suite) -> None:
 
 
 def test_places_of_drafts_are_not_part_of_a_methods_name(suite: Suite) -> None:
-    found = methods_of(["drafter=model:/home/me/my-draft,controller=fixed:3", "drafter=model:owner/other"], suite)
+    found = methods_of(["drafter=model:/models/my-draft,controller=fixed:3", "drafter=model:owner/other"], suite)
     assert list(found) == ["drafter=model:my-draft,controller=fixed:3", "drafter=model:other"]
     assert found["drafter=model:other"] == {"drafter": "model:owner/other"}
 

@@ -10,11 +10,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from evodraft.bench.peers.steps import run_step
 from evodraft.errors import BenchError
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 TORCH_INDEX_URL: Final = "TORCH_INDEX_URL"  # environment variable: where torch comes from, as in the Makefile
 _STAMP: Final = ".evodraft-installed"
 _SHOWN: Final = ("Collecting ", "Building wheel", "Installing collected", "Successfully installed")  # of pip's lines
-_NUM_LAST_LINES: Final = 12
 _PIP: Final = ("-m", "pip", "--disable-pip-version-check", "install", "--progress-bar", "off")
 
 
@@ -97,23 +96,7 @@ def _finish(
 
 
 def _run(peer: Peer, command: Sequence[str], say: Callable[[str], None]) -> Sequence[str]:
-    """The last lines of what a step printed; raises BenchError with them if it failed."""
-    last: deque[str] = deque(maxlen=_NUM_LAST_LINES)
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
-        assert process.stdout is not None
-        for line in map(str.rstrip, process.stdout):
-            last.append(line)
-            if line.startswith(_SHOWN):
-                say(f"  {line}")
-    if process.returncode != 0:
-        shown = "\n".join(f"  {line}" for line in last)
-        raise BenchError(
-            f"peer {peer.name}: a step of the installation failed with exit code {process.returncode}: "
-            f"{' '.join(command)}\n{shown}"
-        )
-    return last
+    return run_step(peer.name, command, say, lambda line: line.startswith(_SHOWN))
 
 
 def _digest(pins: Path) -> str:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import tarfile
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from evodraft.bench.peers.base import Mode, Peer
+from evodraft.bench.peers.steps import run_step
 from evodraft.errors import BenchError
 
 _SOURCE: Final = "llama-cpp-python==0.3.36"
@@ -34,7 +33,6 @@ _CMAKE_OPTIONS: Final = (
     f"-DLLAMA_BUILD_COMMIT={_SOURCE}",  # else that of whatever repository the build lies in
 )
 _COMPILERS: Final = ("c++", "g++", "clang++")
-_NUM_LAST_LINES: Final = 12
 _STEPS_BETWEEN_LINES: Final = 25
 _STEP: Final = re.compile(r"\[(\d+)/\d+\]")  # of ninja
 
@@ -91,25 +89,12 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def _run(command: Sequence[str], variables: Mapping[str, str], say: Callable[[str], None]) -> None:
-    last: deque[str] = deque(maxlen=_NUM_LAST_LINES)
-    with subprocess.Popen(
-        command,
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    ) as process:
-        assert process.stdout is not None
-        for line in map(str.rstrip, process.stdout):
-            last.append(line)
-            step = _STEP.match(line)
-            if step and int(step[1]) % _STEPS_BETWEEN_LINES == 0:
-                say(f"  {line}")
-    if process.returncode != 0:
-        shown = "\n".join(f"  {line}" for line in last)
-        raise BenchError(f"llama_cpp: exit code {process.returncode} of {' '.join(command)}\n{shown}")
+    run_step("llama_cpp", command, say, _is_shown, variables)
+
+
+def _is_shown(line: str) -> bool:
+    step = _STEP.match(line)
+    return step is not None and int(step[1]) % _STEPS_BETWEEN_LINES == 0
 
 
 def _ngram(lookup: int, draft: int) -> dict[str, object]:

@@ -22,14 +22,17 @@ OPENVINO: Final = Peer(
         "draft": Mode(
             about="a draft model that guesses up to 5 tokens; temperature 0 alone",
             needs_draft=True,
-            options={"has_draft": True, "generation": {"num_assistant_tokens": 5}},
+            options={"generation": {"num_assistant_tokens": 5}},
             max_batch=_MAX_BATCH,
         ),
         "prompt-lookup": Mode(
             about="up to 5 tokens that followed the last 3 (or fewer) earlier in the text",
-            options={"prompt_lookup": True, "generation": {"num_assistant_tokens": 5, "max_ngram_size": 3}},
+            options={
+                "pipeline": {"prompt_lookup": True},
+                "generation": {"num_assistant_tokens": 5, "max_ngram_size": 3},
+            },
             max_batch=_MAX_BATCH,
         ),
     },
-    finish=removing("torchvision"),
+    finish=removing("openvino", "torchvision"),
 )

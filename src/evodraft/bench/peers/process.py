@@ -67,8 +67,9 @@ class PeerContestant:
             }
         )
         versions, label = loaded.get("versions", {}), loaded.get("label", "")
-        limits = {"is_exact": mode.is_exact, "max_batch": mode.max_batch}
-        self.profile = Profile(name, "peer", mode.options, versions, label=label, **limits)
+        self.profile = Profile(
+            name, "peer", mode.options, versions, mode.is_exact, label=label, max_batch=mode.max_batch
+        )
 
     def reset(self) -> None:
         """Forgets everything that was learnt from earlier prompts."""

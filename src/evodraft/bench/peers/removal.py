@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from evodraft.bench.peers.steps import run_step
 
-def removing(*packages: str) -> Callable[[Path, Callable[[str], None]], None]:
+
+def removing(peer: str, *packages: str) -> Callable[[Path, Callable[[str], None]], None]:
     """A last step of installation, as `Peer.finish` wants it; packages that are not there are passed over.
 
-    The step raises CalledProcessError if pip fails.
+    The step raises BenchError if pip fails.
     """
 
     def finish(environment: Path, say: Callable[[str], None]) -> None:
-        say(f"removing {', '.join(packages)}")
+        say(f"{peer}: removing {', '.join(packages)}")
         python = str(environment / "bin" / "python")
         command = [python, "-m", "pip", "--disable-pip-version-check", "uninstall", "--yes", *packages]
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+        run_step(peer, command, say, lambda line: False)
 
     return finish

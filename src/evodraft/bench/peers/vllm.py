@@ -38,5 +38,5 @@ VLLM: Final = Peer(
             max_batch=_MAX_BATCH,
         ),
     },
-    finish=removing("torchvision", "torchaudio", "torchcodec", "triton"),
+    finish=removing("vllm", "torchvision", "torchaudio", "torchcodec", "triton"),
 )

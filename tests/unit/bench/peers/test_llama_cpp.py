@@ -62,7 +62,7 @@ def test_finish_builds_the_server_out_of_the_downloaded_sources(environment: Pat
 
 def test_a_step_that_fails_shows_its_last_lines(environment: Path) -> None:
     (environment / "bin" / "ninja").write_text("#!/bin/sh\necho undefined reference\nexit 3\n")
-    with pytest.raises(BenchError, match=r"exit code 3 of .*ninja(?s:.*)undefined reference"):
+    with pytest.raises(BenchError, match=r"exit code 3: .*ninja(?s:.*)undefined reference"):
         llama_cpp._finish(environment, lambda line: None)
     assert not (environment / "bin" / "llama-server").exists()
 

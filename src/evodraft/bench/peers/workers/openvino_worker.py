@@ -42,12 +42,12 @@ _PRECISIONS: Final[Mapping[str, Precision]] = {
 class OpenVINORunner:
     """A loaded pipeline. `genai` is the package openvino_genai, `openvino` the package of that name."""
 
-    def __init__(self, pipeline: Any, openvino: Any, genai: Any, options: Mapping[str, Any], label: str) -> None:
+    def __init__(self, pipeline: Any, openvino: Any, genai: Any, request: Mapping[str, Any]) -> None:
         self.versions = {name: metadata.version(name) for name in _DISTRIBUTIONS}
-        self.label = label
+        self.label = f"continuous batching; weights, computing and caches in {request['dtype']}"
         self._pipeline, self._openvino, self._genai = pipeline, openvino, genai
-        self._knobs: Mapping[str, Any] = options.get("generation", {})
-        self._has_draft: bool = options.get("has_draft", False)
+        self._has_draft = request["draft"] is not None
+        self._knobs: Mapping[str, Any] = request["options"].get("generation", {})
 
     def generate(self, asks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Answers one batch; every ask has its own settings."""
@@ -97,20 +97,16 @@ def load(request: Mapping[str, Any]) -> OpenVINORunner:
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     precision = checked_precision(request["dtype"], capabilities)
     properties = device_properties(precision, request["threads"])
-    folders = {
-        name: converted(Path(request[name]), precision) for name in ("target", "draft") if request[name] is not None
-    }
-    extras: dict[str, Any] = {}
-    if request["options"].get("has_draft"):
-        extras["draft_model"] = genai.draft_model(str(folders["draft"]), "CPU", **properties)
-    if request["options"].get("prompt_lookup"):
-        extras["prompt_lookup"] = True
+    target = converted(Path(request["target"]), precision)
+    extras = dict(request["options"].get("pipeline", {}))
+    if request["draft"] is not None:
+        draft = converted(Path(request["draft"]), precision)
+        extras["draft_model"] = genai.draft_model(str(draft), "CPU", **properties)
     scheduler = genai.SchedulerConfig()
     scheduler.enable_prefix_caching = False
     scheduler.max_num_batched_tokens = request["max_model_len"] * request["max_batch"]  # all prompts in the first pass
-    pipeline = genai.ContinuousBatchingPipeline(str(folders["target"]), scheduler, "CPU", {**properties, **extras})
-    label = f"continuous batching; weights, computing and caches in {request['dtype']}"
-    return OpenVINORunner(pipeline, openvino, genai, request["options"], label)
+    pipeline = genai.ContinuousBatchingPipeline(str(target), scheduler, "CPU", {**properties, **extras})
+    return OpenVINORunner(pipeline, openvino, genai, request)
 
 
 def checked_precision(dtype: str, capabilities: Sequence[str]) -> Precision:
