@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evodraft.assemble import DEMO, demo_folder
@@ -40,8 +39,9 @@ def describe_model(name: str, target: LoadedTarget, synthetic: str | None = None
     """Which target it is, down to its weights where they are files on this disk; a hub model by its commit."""
     commit = getattr(target.model.config, "_commit_hash", None)
     is_hub = synthetic is None and name != DEMO and local_folder(name) is None
+    hub_name = f"{name}@{commit}" if commit else name
     return ModelRecord(
-        name=f"{name}@{commit}" if is_hub and commit else Path(name).name if not is_hub else name,
+        name=hub_name if is_hub else os.path.basename(os.path.abspath(name)),
         sha256=None if is_hub or synthetic is not None else weights_sha256(name),
         num_parameters=sum(parameter.numel() for parameter in target.model.parameters()),
         dtype=str(target.model.dtype).removeprefix("torch."),

@@ -35,8 +35,7 @@ def methods_of(specs: Sequence[str], suite: Suite, draft: object = None) -> dict
     >>> methods_of(["drafter=ngram,controller=fixed:4"], load_suite("domains"))
     {'drafter=ngram,controller=fixed:4': {'drafter': 'ngram', 'controller': 'fixed:4'}}
     """
-    chosen = {_name(spec): suite.methods.get(spec) or _parsed(spec, suite) for spec in specs if spec != PLAIN}
-    methods = {name: dict(options) for name, options in (chosen if specs else suite.methods).items()}
+    methods = {name: dict(options) for name, options in (_chosen(specs, suite) if specs else suite.methods).items()}
     if draft is not None:
         for options in methods.values():
             if options.get("drafter", "auto") == "auto":
@@ -62,7 +61,7 @@ def start_peers(
     """
     if not specs:
         return []
-    found = [find_peer(spec) for spec in specs]  # all names are checked before anything starts
+    found = [find_peer(spec) for spec in dict.fromkeys(specs)]  # all names are checked before anything starts
     target_folder, draft_folder = _target_folder(model), _draft_folder(model, draft)
     running = []
     for peer, mode in found:
@@ -81,6 +80,17 @@ def start_peers(
         stack.callback(contestant.close)
         running.append(contestant)
     return running
+
+
+def _chosen(specs: Sequence[str], suite: Suite) -> dict[str, Mapping[str, object]]:
+    chosen: dict[str, str] = {}
+    for spec in specs:
+        if spec != PLAIN and chosen.setdefault(_name(spec), spec) != spec:
+            raise ConfigError(
+                f"methods {chosen[_name(spec)]!r} and {spec!r} would both be called {_name(spec)!r} in the result; "
+                "rename a folder, or name them in a suite of your own"
+            )
+    return {name: suite.methods.get(spec) or _parsed(spec, suite) for name, spec in chosen.items()}
 
 
 def _name(spec: str) -> str:

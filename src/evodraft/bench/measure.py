@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -63,7 +64,7 @@ def measure(
         _warm_up(contestant, batches[0])
     for repeat in range(repeats):
         for contestant in contestants:
-            contestant.reset()
+            _reset(contestant)
         for batch in batches:
             asks = batch.again(repeat)
             for contestant in _in_order(contestants, batch.number + repeat):
@@ -89,5 +90,11 @@ def _answered(contestant: Contestant, asks: Sequence[Ask]) -> Outcome:
     try:
         return contestant.generate(asks)
     except Exception as error:  # a peer or a part that is broken must not end the run of the others
-        contestant.reset()
+        _reset(contestant)
         return Outcome(tuple(Answer((), error=f"{type(error).__name__}: {error}") for _ in asks), request_s=0.0)
+
+
+def _reset(contestant: Contestant) -> None:
+    """Forgets what was learnt; who cannot is gone, and its next answer says why."""
+    with suppress(Exception):  # whatever a contestant raises must not end the run of the others
+        contestant.reset()

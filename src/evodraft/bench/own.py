@@ -108,7 +108,7 @@ class Method:
         decoders = [self.engine.target.decoder, getattr(self.engine.drafter, "decoder", None)]
         known: list[Any] = [decoder for decoder in decoders if hasattr(decoder, "model")]
         return Memory(
-            weights_bytes=sum(_weights_bytes(decoder.model) for decoder in known),
+            weights_bytes=_weights_bytes([decoder.model for decoder in known]),
             cache_bytes=sum(decoder.cache_bytes for decoder in known),
             learner_bytes=sum(getattr(learner, "memory_bytes", 0) for learner in self.engine.learners),
         )
@@ -166,6 +166,7 @@ def _answer(session: Session | EvodraftError) -> Answer:
     return Answer(committed, session.stats(), error)
 
 
-def _weights_bytes(model: Any) -> int:
-    tensors = {id(tensor): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
+def _weights_bytes(models: Sequence[Any]) -> int:
+    """Of all of them together: a draft may share tensors with its target."""
+    tensors = {id(tensor): tensor.nbytes for model in models for tensor in (*model.parameters(), *model.buffers())}
     return sum(tensors.values())

@@ -13,6 +13,7 @@ from evodraft.bench.contestants import Memory
 from evodraft.bench.environment import describe_machine, describe_model
 from evodraft.bench.judging import judged_turns
 from evodraft.bench.own import Method
+from evodraft.bench.places import written
 from evodraft.bench.result import (
     ALL,
     CONTROL,
@@ -27,6 +28,7 @@ from evodraft.bench.result import (
     SuiteRecord,
 )
 from evodraft.bench.rows import Table, item_of
+from evodraft.errors import BenchError
 from evodraft.machine import software_versions, source_commit
 
 if TYPE_CHECKING:
@@ -118,14 +120,14 @@ class Record:
 
     def _note(self, contestant: Contestant) -> None:
         """Who took part, with the most memory that was seen."""
-        profile, memory = contestant.profile, contestant.memory()
+        profile, memory = contestant.profile, _memory(contestant)
         known = self._contestants.get(profile.name)
         if known is not None and known.memory is not None:
-            memory = _largest(known.memory, memory)
+            memory = known.memory if memory is None else _largest(known.memory, memory)
         self._contestants[profile.name] = ContestantRecord(
             name=profile.name,
             kind=profile.kind,
-            options=profile.options,
+            options=written(profile.options),
             versions=profile.versions,
             is_exact=profile.is_exact,
             synthetic=profile.synthetic,
@@ -149,6 +151,14 @@ def _rule(condition: Condition, contestant: Contestant) -> Rule:
     verifier = contestant.profile.options.get("verifier", condition.verifier)
     is_own = contestant.profile.kind == "method"
     return "coupled" if is_own and verifier in _DETERMINED else "sampled"
+
+
+def _memory(contestant: Contestant) -> Memory | None:
+    """None of a contestant that is gone; its rows say why."""
+    try:
+        return contestant.memory()
+    except BenchError:
+        return None
 
 
 def _largest(one: Memory, other: Memory) -> Memory:

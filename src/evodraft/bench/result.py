@@ -79,7 +79,7 @@ class Row:
     tokens_per_target_pass: float | None = None
     per_position_rates: tuple[float, ...] = ()  # rounds accepting position i / rounds
     distinct_4: float | None = None  # different 4-grams / 4-grams within one output, mean over outputs
-    is_counted: bool = False  # fit to be quoted: no error, check passed, not synthetic, not repetitive at temperature 0
+    is_counted: bool = False  # fit to be quoted: no error, exact, real, checks passed, varied at temperature 0
     check: Check | None = None
     time_split: TimeSplit | None = None
 

@@ -75,9 +75,15 @@ class Table:
             request_speed_up=_if_known(speed_up, self._pairs(name, keys, lambda _, turn: turn.outcome.request_s)),
             replayed_speed_up=_if_known(median_ratio, replayed),
             check=check,
-            is_counted=check.is_passed and not is_repetitive and self.profiles[name].synthetic is None,
+            is_counted=self._is_right(name, check, group) and not is_repetitive,
             time_split=time_split(own),
         )
+
+    def _is_right(self, name: str, check: Check, group: str) -> bool:
+        """Whether it says what the target says and is real, and so does the baseline that it is divided by."""
+        baseline = [j for j in self.baseline.values() if group in (ALL, j.turn.batch.group)]
+        is_baseline_right = self._check(self.baseline_name, baseline).is_passed
+        return check.kind != "none" and check.is_passed and is_baseline_right and not self.profiles[name].synthetic
 
     def _error(self, name: str, key: Key) -> str | None:
         """Why an answer cannot be compared: it failed, said nothing, or the baseline has none."""

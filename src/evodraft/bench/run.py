@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 from evodraft.bench.measure import measure
+from evodraft.bench.obligations import held
 from evodraft.bench.own import Method, Stage
 from evodraft.bench.plan import Order, Plan, plans_of
 from evodraft.bench.record import Record
@@ -40,7 +41,7 @@ def run(order: Order, peers: Sequence[Contestant] = (), notify: Notify = lambda 
             contestants: list[Contestant] = [*_methods(order, plan, stack), *plan.peers]
             turns = []
             for turn in measure(contestants, plan.batches, order.suite.repeats):
-                turns.append(turn)
+                turns.append(held(turn, order.vocab_size))
                 num_done += 1
                 notify(Step(plan.condition.name, num_done, num_all))
             record.add(plan, contestants, turns)

@@ -18,6 +18,7 @@ from typing import Any, Literal, NoReturn, cast, get_args, get_origin, get_type_
 from evodraft.bench.result import SCHEMA, Result
 from evodraft.errors import BenchError
 
+_LARGEST = 2**63
 _NAMES: Mapping[type, str] = {
     dict: "an object",
     list: "a list",
@@ -204,6 +205,8 @@ def _of_type(value: object, kind: type, path: str) -> Any:
 def _single(value: object, path: str) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         _wrong(path, f"{value} is no number that JSON has")
+    if isinstance(value, int) and abs(value) >= _LARGEST:
+        _wrong(path, "the number is too large")
     return _key(value, path) if isinstance(value, str) else value
 
 

@@ -21,6 +21,7 @@ from evodraft.config import check_range
 from evodraft.errors import BenchError, ConfigError, UnknownOptionError
 
 MIN_REPEATS: Final = 3  # an interval over fewer says nothing
+MAX_SEED: Final = 10**12  # seeds of single answers are a million times as large, and take 63 bits at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class Suite:
         check_range(self, "prompts_per_group", 1, 10_000)
         check_range(self, "max_new_tokens", 1, 2**20)
         check_range(self, "repeats", MIN_REPEATS, 1000)
-        check_range(self, "seed", 0, 2**63 - 1)
+        check_range(self, "seed", 0, MAX_SEED)
         for condition in self.conditions:
             if self.prompts_per_group % condition.batch_size:
                 raise ConfigError(

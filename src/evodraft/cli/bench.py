@@ -13,7 +13,7 @@ from evodraft.cli import bench_options, options
 from evodraft.cli.bench_progress import command_line, progress
 from evodraft.cli.bench_roofline import roofline
 from evodraft.cli.bench_verify import verify
-from evodraft.cli.files import write_text
+from evodraft.cli.files import check_writable, write_text
 from evodraft.cli.loading import quieten
 from evodraft.cli.terminal import note
 
@@ -64,6 +64,7 @@ def run(
     who = (tuple(method or ()), tuple(peer or ()), baseline, peers_folder, data, prompts, force_acceptance, threads)
     overrides = {"conditions": condition, **sizes}
     wishes = start.Wishes(suite, quick, model, draft, *who, load=load, overrides=overrides, command=command_line())
+    _check_outputs(json_path, html_path)
     quieten(model)
     with progress() as show:
         result = start.start(wishes, show)
@@ -118,13 +119,12 @@ def _finish(result: Result, json_path: Path | None, html_path: Path | None) -> N
     from evodraft.bench.schema import write
 
     console = Console()
+    console.print(show.terminal(result))  # first: it cannot fail for want of room on a disk
     if json_path is not None:
         write(json_path, result)
+        console.print(Text(f"result written to {json_path}"), soft_wrap=True)
     if html_path is not None:
         _write_page([result], html_path)
-    console.print(show.terminal(result))
-    if json_path is not None:
-        console.print(Text(f"result written to {json_path}"), soft_wrap=True)
     failed = [row for row in result.rows if row.error is not None]
     if failed:
         note(f"{len(failed)} rows failed")
@@ -132,6 +132,16 @@ def _finish(result: Result, json_path: Path | None, html_path: Path | None) -> N
         note("machine too noisy: the baseline differs from itself; end other work and measure again")
     if failed or result.noise is None or not result.noise.is_quiet:
         raise typer.Exit(NOT_TO_BE_TRUSTED)
+
+
+def _check_outputs(json_path: Path | None, html_path: Path | None) -> None:
+    """What would stop a result from being written must be said before an hour of measuring, not after it."""
+    check_writable(json_path)
+    check_writable(html_path)
+    if html_path is not None:
+        from evodraft.bench.report.drawing import check_installed
+
+        check_installed()
 
 
 def _write_page(results: list[Result], path: Path) -> None:

@@ -44,6 +44,8 @@ PerGroup = Annotated[int | None, typer.Option("--prompts-per-group", help="Of ea
 Length = Annotated[int | None, typer.Option("--max-new-tokens", help="Tokens per answer.", rich_help_panel=_SIZES)]
 Repeats = Annotated[int | None, typer.Option(help="At least 3.", rich_help_panel=_SIZES)]
 Seed = Annotated[int | None, typer.Option(help="Of prompts and answers.", rich_help_panel=_SIZES)]
-Threads = Annotated[int | None, typer.Option(min=1, help="For everybody; default: torch's.", rich_help_panel=_WHO)]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=1024, help="For everybody; default: torch's.", rich_help_panel=_WHO)
+]
 
 PEERS_FOLDER = Path("benchmarks/peers")

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from evodraft.bench.places import without_places
+from evodraft.display import printable
+
 if TYPE_CHECKING:
     from evodraft.bench.run import Step
-
-_PLACE: Final = re.compile(r"(^|[=:])/(?:[^/,]*/)*")
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[Step], None]]:
     """A bar on standard error; drawn between answers, never during one."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     console = Console(stderr=True)
     how: Any = {"console": console, "auto_refresh": False, "transient": True, "disable": not console.is_terminal}
     with Progress(*columns, TimeRemainingColumn(), **how) as bar:
         task = bar.add_task("loading", total=None)
 
         def show(step: Step) -> None:
-            bar.update(task, description=step.condition, completed=step.num_done, total=step.num_turns, refresh=True)
+            name = printable(step.condition)
+            bar.update(task, description=name, completed=step.num_done, total=step.num_turns, refresh=True)
 
         bar.refresh()
         yield show
@@ -36,12 +37,3 @@ def progress() -> Iterator[Callable[[Step], None]]:
 def command_line() -> tuple[str, ...]:
     """The arguments of this process; of absolute paths only the last part, since places here say nothing to others."""
     return tuple(without_places(part) for part in sys.argv[1:])
-
-
-def without_places(argument: str) -> str:
-    """An argument with its absolute paths cut to their last part.
-
-    >>> without_places("drafter=model:/models/draft,controller=fixed:3"), without_places("transformers/plain")
-    ('drafter=model:draft,controller=fixed:3', 'transformers/plain')
-    """
-    return _PLACE.sub(r"\1", argument)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from evodraft.cli import options
-from evodraft.cli.files import write_text
+from evodraft.cli.files import check_writable, write_text
 from evodraft.cli.loading import quieten
 from evodraft.errors import BenchError
 
@@ -42,6 +42,7 @@ def roofline(
     from evodraft.assemble import LoadOptions
     from evodraft.bench.roofline import document, measure_roofline, render
 
+    check_writable(json_path)
     how = LoadOptions(device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
     target, draft_model, synthetic = _loaded(model, draft, how)
     measured = measure_roofline(

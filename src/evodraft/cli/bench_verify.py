@@ -12,7 +12,7 @@ from rich.text import Text
 
 from evodraft.cli import options
 from evodraft.cli.bench_progress import command_line, progress
-from evodraft.cli.files import write_text
+from evodraft.cli.files import check_writable, write_text
 from evodraft.cli.loading import quieten
 
 NOT_VERIFIED = 3  # exit code
@@ -38,6 +38,7 @@ def verify(
     from evodraft.bench.verify import as_document
     from evodraft.bench.verify import verify as measure
 
+    check_writable(json_path)
     quieten(model)
     load = {"dtype": dtype, "device": device, "revision": revision, "trust_remote_code": trust_remote_code}
     wishes = Wishes("verify", is_quick=quick, model=model, prompts=prompts, load=load, command=command_line())

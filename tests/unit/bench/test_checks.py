@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -124,3 +125,33 @@ def test_the_target_is_as_before_and_too_long_texts_are_refused(judge: Judge) ->
     assert judge.decoder.length(0) == 0
     assert judge.find(Ask(PROMPT, 3), [], "greedy") == Finding()
     assert len(judge.find(Ask((7,), 3), [1, 2], "greedy").deficits) == 2  # a prompt of one token
+
+
+def test_one_foreign_token_among_a_thousand_is_refuted() -> None:
+    """The chi-square test alone does not see it."""
+    draw = random.Random(0)
+    places = [draw.random() for _ in range(1000)]
+    good = Finding(places=tuple(places), tails=tuple(1 - place for place in places))
+    assert check_drawn([good]).is_passed
+    foreign = Finding(places=(1.0,), tails=(1e-9,))
+    assert uniformity_p_value([*places, 1.0]) > 0.001
+    assert not check_drawn([good, foreign]).is_passed
+
+
+def test_tokens_that_are_equally_likely_share_one_place() -> None:
+    """bfloat16 makes many logits equal; places are uniform all the same."""
+
+    class Flat:
+        max_length = 10_000
+
+        def forward(self, ids: torch.Tensor, *arguments: object, want_logits: bool = True) -> object:
+            return SimpleNamespace(logits=torch.zeros(*ids.shape, VOCAB))
+
+        def release(self, slot: int) -> None:
+            """Nothing is held."""
+
+    draw = random.Random(1)
+    flat = Judge(Flat(), VOCAB, torch.float32)  # type: ignore[arg-type]  # what is used of a decoder
+    found = flat.find(Ask((1,), 4000, 1.0, seed=3), [draw.randrange(VOCAB) for _ in range(4000)], "sampled")
+    assert [place + tail for place, tail in zip(found.places, found.tails, strict=True)] == pytest.approx([1.0] * 4000)
+    assert check_drawn([found]).is_passed

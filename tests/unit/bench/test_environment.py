@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import pytest
 import torch
 
 from evodraft.assemble import LoadedTarget, LoadOptions, load_target
@@ -25,11 +26,13 @@ def test_a_folder_is_known_by_its_weights_and_not_by_its_place(tmp_path: Path) -
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_a_model_is_described_without_the_place_of_its_folder(bundle: Path) -> None:
+def test_a_model_is_described_without_the_place_of_its_folder(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = str(bundle / "target")
     record = describe_model(folder, load_target(folder, LoadOptions()))
     assert (record.name, record.sha256) == ("target", weights_sha256(folder))
     assert (record.dtype, record.synthetic) == ("float32", None)
+    monkeypatch.chdir(folder)
+    assert describe_model(".", load_target(".", LoadOptions())).name == "target"
 
 
 def test_a_hub_model_is_known_by_its_commit() -> None:

@@ -77,3 +77,9 @@ def test_peers_need_the_weights_as_a_folder(tmp_path: Path) -> None:
 
 def test_no_peers_need_nothing(tmp_path: Path) -> None:
     start([], "owner/model", tmp_path)
+
+
+def test_two_methods_of_one_name_are_refused(suite: Suite) -> None:
+    assert list(methods_of(["n", "n"], suite)) == ["n"]
+    with pytest.raises(ConfigError, match="'drafter=model:/a/x' and 'drafter=model:/b/x' would both be called"):
+        methods_of(["drafter=model:/a/x", "drafter=model:/b/x"], suite)

@@ -114,3 +114,8 @@ def test_profiles_say_what_a_method_claims() -> None:
 def test_options_that_nobody_knows_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(UnknownOptionError, match=message):
         parts_of(options, "rejection")
+
+
+def test_tensors_that_draft_and_target_share_are_counted_once() -> None:
+    alone = method(None).memory().weights_bytes
+    assert method({"name": "model", "model": PAIR.target}).memory().weights_bytes == alone

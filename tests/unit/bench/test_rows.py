@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -190,3 +191,15 @@ def test_items_keep_what_was_counted() -> None:
     item = item_of(turn("fast", 3, 0.5, rounds=((4, 3),) * 5, repeat=2), "T=0")
     assert item[:6] == (3, "law", "T=0", "fast", 2, 20)
     assert (item.num_rounds, item.num_draft_tokens, item.num_accepted_tokens, item.error) == (5, 20, 15, None)
+
+
+def test_nothing_counts_that_claims_no_law_or_is_divided_by_a_wrong_baseline() -> None:
+    found = table(pair_of_turns())
+    inexact = replace(found, profiles={**found.profiles, "fast": replace(found.profiles["fast"], is_exact=False)})
+    assert not rows(inexact)["fast", "law"].is_counted
+    plain = {key: replace(judged, findings=(Finding((9.0,)),)) for key, judged in found.turns["plain"].items()}
+    wrong = replace(found, turns={**found.turns, "plain": plain})
+    row = rows(wrong)["fast", "law"]
+    assert row.check is not None
+    assert row.check.is_passed
+    assert not row.is_counted

@@ -10,7 +10,8 @@ from evodraft.bench.contestants import Answer, Ask, Memory, Outcome, Profile
 from evodraft.bench.plan import Order, plans_of
 from evodraft.bench.result import ALL, CONTROL, Result, Row
 from evodraft.bench.run import Step, run
-from evodraft.errors import UnknownOptionError
+from evodraft.bench.schema import dumped
+from evodraft.errors import BenchError, UnknownOptionError
 from evodraft.testing.pairs import tiny_pair
 
 MODEL = {"name": "model", "model": tiny_pair().draft}
@@ -30,7 +31,7 @@ class Echo:
         """Nothing is learnt."""
 
     def generate(self, asks: Sequence[Ask]) -> Outcome:
-        return Outcome(tuple(Answer(ask.token_ids[: ask.max_new_tokens]) for ask in asks), request_s=9.0)
+        return Outcome(tuple(Answer((ask.token_ids * 9)[: ask.max_new_tokens]) for ask in asks), request_s=9.0)
 
     def memory(self) -> Memory:
         return Memory(resident_bytes=123)
@@ -126,3 +127,55 @@ def test_the_result_says_what_was_asked_and_of_whom(order: Callable[..., Order])
     assert [record.name for record in one.contestants] == ["plain", CONTROL, "ngram"]
     [condition] = one.conditions
     assert len(set(condition.seeds)) == 3
+
+
+class Gone(Echo):
+    """A peer whose process ends in the middle of a run."""
+
+    def __init__(self) -> None:
+        self._num_answers = 0
+
+    def reset(self) -> None:
+        self._check()
+
+    def generate(self, asks: Sequence[Ask]) -> Outcome:
+        self._num_answers += 1
+        self._check()
+        return super().generate(asks)
+
+    def memory(self) -> Memory:
+        self._check()
+        return super().memory()
+
+    def _check(self) -> None:
+        if self._num_answers > 3:
+            raise BenchError("peer echo is closed")
+
+
+def test_a_peer_that_ends_does_not_end_the_run_of_the_others(order: Callable[..., Order]) -> None:
+    result = run(order(conditions=["T=0.7"]), [Gone()])
+    assert "4 of 6 answers failed; the first: BenchError: peer echo is closed" in str(
+        row_of(result, "echo/plain", "T=0.7").error
+    )
+    assert row_of(result, "ngram", "T=0.7").error is None
+    assert [record.memory for record in result.contestants if record.name == "echo/plain"] == [None]
+
+
+class Overlong(Echo):
+    def generate(self, asks: Sequence[Ask]) -> Outcome:
+        return Outcome(tuple(Answer((ask.token_ids * 9)[: ask.max_new_tokens + 1]) for ask in asks), request_s=9.0)
+
+
+def test_answers_that_were_not_asked_for_are_failures(order: Callable[..., Order]) -> None:
+    row = row_of(run(order(conditions=["T=0"]), [Overlong()]), "echo/plain", "T=0")
+    assert row.error == "6 of 6 answers failed; the first: 13 tokens came out, and 12 were asked for"
+    assert row.num_tokens == 0
+
+
+def test_options_that_are_models_are_written_by_their_class_and_folders_without_their_place(
+    order: Callable[..., Order],
+) -> None:
+    result = run(order(methods={"model": {"drafter": MODEL, "controller": "fixed:3"}}, conditions=["T=0"]))
+    [record] = [record for record in result.contestants if record.name == "model"]
+    assert record.options == {"drafter": {"name": "model", "model": "LlamaForCausalLM"}, "controller": "fixed:3"}
+    dumped(result)

@@ -29,15 +29,16 @@ from evodraft.bench.result import (
 )
 from evodraft.errors import BenchError
 
+INTEGERS = st.integers(-(2**63) + 1, 2**63 - 1)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 SINGLE: dict[Any, st.SearchStrategy[Any]] = {
     str: st.text(max_size=8),
-    int: st.integers(),
+    int: INTEGERS,
     float: FINITE,
     bool: st.booleans(),
     types.NoneType: st.none(),
     object: st.recursive(
-        st.none() | st.booleans() | st.integers() | FINITE | st.text(max_size=8),
+        st.none() | st.booleans() | INTEGERS | FINITE | st.text(max_size=8),
         lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=8), inner, max_size=2),
         max_leaves=4,
     ),
@@ -189,6 +190,7 @@ def _drop(*path: str | int) -> Callable[[dict[str, Any]], None]:
         (_set("versions", to=[]), "versions: a list instead of an object"),
         (_set("versions", "torch", to=2), "versions.torch: a whole number instead of text"),
         (_set("seconds", to=10**400), "seconds: the number is too large"),
+        (_set("model", "num_parameters", to=10**400), "model.num_parameters: the number is too large"),
         (_set("date", to="\ud800"), "date: '\\ud800' holds half of a character"),
         (_set("items", 2, to=[1]), "items[2]: 1 entries for 12 columns"),
         (_set("items", 2, 6, to="long"), "items[2].request_s: the text 'long' instead of a number"),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from evodraft.bench import start as start_module
 from evodraft.bench.result import Interval, Noise, Result
+from evodraft.bench.run import Step
 from evodraft.bench.schema import read
 from evodraft.bench.start import start
+from evodraft.cli.bench_progress import progress
 
 SUITE = """
 about = "tiny"
@@ -181,3 +185,41 @@ def test_verify_says_what_is_missing_and_writes_what_it_found(command, model_fol
     assert ended.code == (0 if document["is_verified"] else 3)
     assert ("not verified" in ended.out) == (not document["is_verified"])
     assert "plain greedy outputs equal to transformers' own in float32: 2 of 2" in ended.out
+
+
+@pytest.mark.parametrize("flag", ["--json", "--html"])
+def test_a_file_that_cannot_be_written_is_named_before_anything_is_measured(
+    command, model_folder, suite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flag: str
+) -> None:
+    def never(*arguments: Any) -> Result:
+        raise AssertionError("it was measured")
+
+    monkeypatch.setattr(start_module, "start", never)
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    for place in (tmp_path, tmp_path / "file" / "result"):
+        ended = command("bench", "run", suite, "-m", model_folder, flag, str(place))
+        assert ended.code == 2
+        assert "cannot write" in ended.one_line
+    for other in (["bench", "verify", model_folder], ["bench", "roofline", model_folder]):
+        assert "cannot write" in command(*other, "--json", str(tmp_path)).one_line
+
+
+def test_a_page_without_matplotlib_is_refused_before_anything_is_measured(
+    command, model_folder, suite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    ended = command("bench", "run", suite, "-m", model_folder, "--html", str(tmp_path / "page.html"))
+    assert ended.code == 2
+    assert "evodraft[bench]" in ended.one_line
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_names_of_conditions_are_shown_literally_while_it_measures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("evodraft.cli.bench_progress.Console", lambda **_: Console(stderr=True, force_terminal=True))
+    with progress() as show:
+        show(Step("[/red]\x1b]0;x\x07", 1, 2))
+    shown = capsys.readouterr().err
+    assert "[/red]" in shown
+    assert "\x1b]0;" not in shown

@@ -106,7 +106,7 @@ def _check_installed(peer: Peer, folder: Path) -> None:
     if not installed(peer, folder):
         raise BenchError(
             f"peer {peer.name}: {environment_of(peer, folder)} is missing or not made from the pins of today; "
-            f"make it with 'evodraft bench peers --install {peer.name}'"
+            f"make it with 'evodraft bench peers --install {peer.name}', or name where it is with --peers-folder"
         )
 
 

@@ -6,6 +6,7 @@ serves light and dark pages. matplotlib is an optional dependency, imported when
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import re
 import warnings
@@ -265,14 +266,19 @@ def _label(name: str) -> str:
 # --------------------------------------------------------------------------------
 
 
+def check_installed() -> None:
+    """Raises BenchError if matplotlib is missing."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise BenchError("pictures need matplotlib, which is not installed: pip install 'evodraft[bench]'")
+
+
 @contextmanager
 def _chart(height_pt: float, names: Sequence[str], frame: Frame, num_panels: int = 1) -> Iterator[Figure]:
     """A figure with room for a legend of `names`; what is drawn within looks as it should."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BenchError("pictures need matplotlib, which is not installed: pip install 'evodraft[bench]'") from error
+    check_installed()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     height_pt += 15 * -(-len(names) // _legend_columns(names))
     settings: Any = {**_SETTINGS, "svg.hashsalt": frame.name}
     with matplotlib.rc_context(), warnings.catch_warnings():
