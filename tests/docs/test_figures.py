@@ -109,3 +109,11 @@ def test_in_float32_every_determined_output_is_identical() -> None:
     checks = [row.check for row in result.rows if row.check is not None and row.check.kind == "equality"]
     assert checks
     assert all(check.num_identical == check.num_outputs > 0 for check in checks)
+
+
+def test_readme_says_what_float32_gains() -> None:
+    rows = read(FOLDER / "domains_float32.json").rows
+    [row] = [row for row in rows if (row.group, row.condition, row.contestant) == ("all", "T=0.7", "auto")]
+    assert row.speed_up is not None
+    assert f"slower than plain decoding: {row.speed_up.value:.2f}x" in _text("README.md")
+    assert row.speed_up.high < 1
