@@ -53,6 +53,7 @@ def total(seconds: Sequence[float | None]) -> float | None:
 
 def _judged(turn: Turn, baseline: Turn, judge: Judge, rule: Rule) -> Judged:
     pairs = list(zip(turn.asks, turn.outcome.answers, strict=True))
-    findings = tuple(judge.find(ask, answer.token_ids, rule) for ask, answer in pairs)
+    is_judged = turn.error is None and baseline.error is None  # else the row fails anyway
+    findings = tuple(judge.find(ask, answer.token_ids, rule) for ask, answer in pairs if is_judged)
     same = zip(turn.outcome.answers, baseline.outcome.answers, strict=True)
     return Judged(turn, findings, sum(answer.token_ids == other.token_ids for answer, other in same))

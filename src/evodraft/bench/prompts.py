@@ -8,6 +8,7 @@ chosen, and passages written for that.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
@@ -74,7 +75,8 @@ def overrides_for(path: Path) -> dict[str, object]:
     """Keywords of `load_suite` that put the prompts of a JSONL file in the place of a suite's own.
 
     The text is in `prompt`, `text` or `turns`, the group in `group`, `domain` or `category`, as the first record has
-    it; without any of these all are one group. Raises BenchError for a file that has no such text.
+    it; without any of these all are one group. `prompts_per_group` is what the smallest group has. Raises BenchError
+    for a file that has no such text.
     """
     records = list(read_records(path))
     first = records[0].fields if records else {}
@@ -89,7 +91,8 @@ def overrides_for(path: Path) -> dict[str, object]:
     else:
         options["group_field"] = field
         groups = tuple(dict.fromkeys(str(record.fields.get(field)) for record in records))
-    return {"sources": [options], "groups": groups, "phases": ()}
+    sizes = Counter(str(record.fields.get(field or "")) for record in records)  # without a field all are one group
+    return {"sources": [options], "groups": groups, "phases": (), "prompts_per_group": min(sizes.values())}
 
 
 def _in_turn(read: Sequence[Sequence[Prompt]], group: str, seed: int) -> Iterator[Prompt]:

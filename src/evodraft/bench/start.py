@@ -103,12 +103,13 @@ def start(wishes: Wishes, notify: Notify = lambda step: None) -> Result:
 
 def _suite(wishes: Wishes) -> Suite:
     own = {} if wishes.prompts is None else overrides_for(wishes.prompts)
-    return load_suite(
-        wishes.suite,
-        is_quick=wishes.is_quick,
-        has_data=data_folder(wishes.data) is not None and wishes.prompts is None,
-        **{**own, **{name: value for name, value in wishes.overrides.items() if value is not None}},
-    )
+    most = own.pop("prompts_per_group", None)
+    said = {name: value for name, value in wishes.overrides.items() if value is not None}
+    has_data = data_folder(wishes.data) is not None and wishes.prompts is None
+    suite = load_suite(wishes.suite, is_quick=wishes.is_quick, has_data=has_data, **{**own, **said})
+    if isinstance(most, int) and "prompts_per_group" not in said:
+        suite = replace(suite, prompts_per_group=min(most, suite.prompts_per_group))
+    return suite
 
 
 def _models(wishes: Wishes) -> Models:

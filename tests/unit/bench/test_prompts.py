@@ -169,8 +169,9 @@ def test_fields_of_a_file_are_found(tmp_path: Path, record: dict[str, Any], expe
     path.write_text(json.dumps(record) + "\n", encoding="utf-8")
     options, groups = expected
     found = overrides_for(path)
-    assert found == {"sources": [{"kind": "jsonl", "path": str(path), **options}], "groups": groups, "phases": ()}
-    suite = load_suite("shift", **found, prompts_per_group=1)
+    source = {"kind": "jsonl", "path": str(path), **options}
+    assert found == {"sources": [source], "groups": groups, "phases": (), "prompts_per_group": 1}
+    suite = load_suite("shift", **found)
     assert [prompt.text for prompt in collect(suite)] == ["a"]
 
 

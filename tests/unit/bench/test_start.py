@@ -31,6 +31,18 @@ def test_own_prompts_take_the_place_of_the_suites(bundle: Path, suite_file: Path
     assert [prompt.group for prompt in order.prompts] == ["mine"] * 2
 
 
+def test_a_small_file_of_prompts_is_enough(bundle: Path, suite_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    groups = ["a", "a", "a", "b", "b"]
+    lines = [json.dumps({"prompt": f"{number}?", "domain": group}) for number, group in enumerate(groups)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    sizes = {"conditions": ["T=0.7"], "max_new_tokens": 6}
+    assert prepare(Wishes("domains", prompts=path, overrides=sizes)).suite.prompts_per_group == 2
+    assert prepare(Wishes(str(suite_file), prompts=path, overrides=sizes)).suite.prompts_per_group == 2
+    with pytest.raises(BenchError, match="group 'b' has 2 different prompts"):
+        prepare(Wishes("domains", prompts=path, overrides={**sizes, "prompts_per_group": 3}))
+
+
 def test_random_weights_and_forced_acceptance_are_marked_everywhere(suite_file: Path) -> None:
     wishes = Wishes(
         str(suite_file),
