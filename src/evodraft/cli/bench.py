@@ -18,9 +18,11 @@ from evodraft.cli.loading import quieten
 from evodraft.cli.terminal import note
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from evodraft.bench.result import Result
 
-NOT_TO_BE_TRUSTED = 3  # exit code: measured, but a row failed or the machine was too noisy
+NOT_TO_BE_TRUSTED = 3  # exit code: measured, but a row or its check failed, or the machine was too noisy
 
 
 def build_bench() -> typer.Typer:
@@ -56,7 +58,7 @@ def run(
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Measure a suite and show what came of it. Exit code 3: a row failed, or the machine was too noisy."""
+    """Measure a suite and show what came of it. Exit code 3: a row or its check failed, or the machine was noisy."""
     from evodraft.bench import start
 
     sizes = {"prompts_per_group": prompts_per_group, "max_new_tokens": max_new_tokens, "repeats": repeats, "seed": seed}
@@ -125,13 +127,23 @@ def _finish(result: Result, json_path: Path | None, html_path: Path | None) -> N
         console.print(Text(f"result written to {json_path}"), soft_wrap=True)
     if html_path is not None:
         _write_page([result], html_path)
-    failed = [row for row in result.rows if row.error is not None]
-    if failed:
-        note(f"{len(failed)} rows failed")
-    if result.noise is None or not result.noise.is_quiet:
-        note("machine too noisy: the baseline differs from itself; end other work and measure again")
-    if failed or result.noise is None or not result.noise.is_quiet:
+    doubts = list(_doubts(result))
+    for doubt in doubts:
+        note(doubt)
+    if doubts:
         raise typer.Exit(NOT_TO_BE_TRUSTED)
+
+
+def _doubts(result: Result) -> Iterator[str]:
+    """Why a result is not to be trusted as a whole."""
+    failed = sum(row.error is not None for row in result.rows)
+    if failed:
+        yield f"{failed} rows failed"
+    wrong = sum(row.check is not None and not row.check.is_passed for row in result.rows)
+    if wrong:
+        yield f"{wrong} rows failed their check: what they say is not what the target says"
+    if result.noise is None or not result.noise.is_quiet:
+        yield "machine too noisy: the baseline differs from itself; end other work and measure again"
 
 
 def _check_outputs(json_path: Path | None, html_path: Path | None) -> None:

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from evodraft.bench import start as start_module
-from evodraft.bench.result import Interval, Noise, Result
+from evodraft.bench.result import Check, Interval, Noise, Result
 from evodraft.bench.run import Step
 from evodraft.bench.schema import read
 from evodraft.bench.start import start
@@ -83,11 +83,28 @@ def test_a_noisy_machine_is_named_and_ends_with_3(command, model_folder, suite, 
     assert not read(path).noise.is_quiet  # type: ignore[union-attr]  # it is there
 
 
-def test_failed_rows_end_with_3(command, model_folder, suite, noise) -> None:
-    noise(True)
-    ended = command("bench", "run", suite, "-m", model_folder, "--method", "drafter=ngram,controller=fixed:4")
-    assert ended.code == 0, ended.err
-    # prompts of eight random ids and a method that was never loaded: the engine refuses what does not fit
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"error": "1 of 6 answers failed; the first: oh"}, "1 rows failed"),
+        ({"check": Check("equality", is_passed=False)}, "1 rows failed their check"),
+    ],
+)
+def test_failed_rows_and_failed_checks_end_with_3(
+    command, model_folder, suite, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str
+) -> None:
+    def measured(*arguments: Any) -> Result:
+        found = start(*arguments)
+        noise = Noise("T=0.7", Interval(1.0, 0.99, 1.01), is_quiet=True)
+        return replace(found, noise=noise, rows=(replace(found.rows[0], **change), *found.rows[1:]))
+
+    monkeypatch.setattr(start_module, "start", measured)
+    ended = command("bench", "run", suite, "-m", model_folder)
+    assert ended.code == 3
+    assert said in ended.err
+
+
+def test_what_does_not_fit_the_context_is_refused(command, model_folder, suite) -> None:
     ended = command("bench", "run", suite, "-m", model_folder, "--max-new-tokens", "1000")
     assert ended.code == 2
     assert "fit into the context" in ended.err
