@@ -138,10 +138,10 @@ def _doubts(result: Result) -> Iterator[str]:
     """Why a result is not to be trusted as a whole."""
     failed = sum(row.error is not None for row in result.rows)
     if failed:
-        yield f"{failed} rows failed"
+        yield f"rows that failed: {failed}"
     wrong = sum(row.check is not None and not row.check.is_passed for row in result.rows)
     if wrong:
-        yield f"{wrong} rows failed their check: what they say is not what the target says"
+        yield f"rows whose check failed: {wrong}; what they say is not what the target says"
     if result.noise is None or not result.noise.is_quiet:
         yield "machine too noisy: the baseline differs from itself; end other work and measure again"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,9 +15,9 @@ from rich.live import Live
 from rich.text import Text
 
 from evodraft.cli import options
+from evodraft.cli.files import write_text
 from evodraft.cli.loading import load_llm
 from evodraft.display import figures, identity, legend, replay, streams
-from evodraft.errors import ConfigError
 
 if TYPE_CHECKING:
     from evodraft.demo import Comparison
@@ -59,7 +59,7 @@ def demo(
     console.print(identity(comparisons))
     if json_path is not None:
         settings = {**parts, "seed": seed, "max_new_tokens": max_new_tokens}
-        _save(json_path, report(rows, comparisons, settings))
+        write_text(json_path, json.dumps(report(rows, comparisons, settings), indent=1) + "\n")
         console.print(Text(f"figures written to {json_path}"), soft_wrap=True)
 
 
@@ -82,11 +82,3 @@ def _show(measured: Iterator[Comparison], num_runs: int, console: Console, *, is
                 live.update(Text(""))
             console.print(streams(done[-1]))
     return done
-
-
-def _save(path: Path, document: Mapping[str, object]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another file") from error

@@ -86,8 +86,8 @@ def test_a_noisy_machine_is_named_and_ends_with_3(command, model_folder, suite, 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"error": "1 of 6 answers failed; the first: oh"}, "1 rows failed"),
-        ({"check": Check("equality", is_passed=False)}, "1 rows failed their check"),
+        ({"error": "1 of 6 answers failed; the first: oh"}, "rows that failed: 1"),
+        ({"check": Check("equality", is_passed=False)}, "rows whose check failed: 1"),
     ],
 )
 def test_failed_rows_and_failed_checks_end_with_3(
