@@ -37,7 +37,7 @@ LAYERS: Final = (
     {"processors", "text", "memory"},
     {"session"},
     {"target", "drafters", "controllers", "verifiers", "jobs"},
-    {"drafting", "learners", "feedback", "metrics"},
+    {"drafting", "learners", "feedback", "metrics", "admission", "exhaustion"},
     {"engine"},
     {"assemble", "llm_view"},
     {"llm"},

@@ -2,8 +2,9 @@
 
     python benchmarks/gpu/campaign.py --out results-gpu [--only tests] [--device cuda]
 
-Runs from a checkout without installation and needs no network. Every step writes `<step>.json` at once, so that a run
-that is cut short keeps what it has; a step that fails is reported and the next one runs.
+Runs from a checkout without installation and needs no network. Every step is meant to end within ten minutes, so that
+it can be a call of its own, and writes `<step>.json` at once; a step that fails is reported and the next one runs. What
+is measured at the size of 8 B parameters has random weights and is marked synthetic.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evodraft.assemble import LoadOptions
 
 PROJECT = Path(__file__).parents[2]
 SOURCES = [str(PROJECT / "src"), str(PROJECT / "demo" / "src")]
@@ -74,49 +79,80 @@ def run_roofline(settings: Settings) -> dict[str, object]:
     return documents
 
 
-def run_shape(settings: Settings) -> dict[str, object]:
-    """Random weights of a real shape: roofline, plain decoding against forced acceptance, heads. All is synthetic."""
-    import torch
+def run_plain(settings: Settings) -> dict[str, object]:
+    """Random weights of a real shape, decoded plainly: by runtimes and `generate` in turn, beside both limits.
 
+    A token cannot take less than reading its bytes does: at the speed of the fastest kernel that was measured, and at
+    what clock and width of the memory allow.
+    """
     from evodraft.bench.roofline import document, measure_roofline
-    from evodraft.bench.synthetic import (
-        Workload,
-        forced_costs,
-        full_depth,
-        head_costs,
-        mean_acceptance_length,
-        random_pair,
-    )
+    from evodraft.bench.synthetic import Workload, peak_gb_per_s, plain_costs, random_pair
+
+    pair = random_pair(settings.shape, "bfloat16", settings.device, num_draft_layers=0)
+    roofline = measure_roofline(pair.target, name=settings.shape, synthetic=pair.note)
+    workload = Workload(num_prompt_tokens=128, max_new_tokens=settings.max_new_tokens, repeats=5)
+    costs = plain_costs(pair, runtimes(), workload)
+    peak = peak_gb_per_s(pair.target.model.device)
+    limits = {"measured": roofline.target.limit_ms}
+    if peak is not None:
+        limits["peak"] = roofline.target.read_bytes.total / peak / 1e6
+    return {
+        "synthetic": pair.note,
+        "workload": asdict(workload),
+        "limits_ms": limits,
+        "plain": [
+            asdict(cost) | {"over_limit": {name: cost.ms_per_token / ms for name, ms in limits.items()}}
+            for cost in costs
+        ],
+        "roofline": document(roofline),
+    }
+
+
+def run_forced(settings: Settings) -> dict[str, object]:
+    """Random weights of a real shape: plain decoding against forced acceptance, by every runtime."""
+    from evodraft.bench.synthetic import Workload, forced_costs, full_depth, random_pair
 
     pair = random_pair(settings.shape, "bfloat16", settings.device)
-    roofline = measure_roofline(
-        pair.target,
-        pair.draft,
-        name=settings.shape,
-        synthetic=pair.note,
-        mean_acceptance_length=mean_acceptance_length(0.8, 5),
-        num_draft_tokens=5,
-    )
     workload = Workload(num_draft_tokens=5, max_new_tokens=settings.max_new_tokens)
-    costs = forced_costs(pair, rates=(0.6, 0.8), batch_sizes=(1, 8), workload=workload)
+    rates, batch_sizes = (0.6, 0.8), (1, 8)
+    costs = {name: forced_costs(pair, rates, batch_sizes, workload, load) for name, load in runtimes().items()}
     depth = full_depth(pair)
-    heads = head_costs(pair.target.model.config.hidden_size, (128_256, 151_936), torch.bfloat16, settings.device)
     return {
         "synthetic": pair.note,
         "workload": asdict(workload),
         "draft_cost_ratio": pair.cost_ratio,
-        "roofline": document(roofline),
-        "forced": [asdict(cost) for cost in costs],
+        "forced": {name: [asdict(cost) for cost in found] for name, found in costs.items()},
         "full_depth": asdict(depth) | {"extrapolated_ms": depth.extrapolated_ms},
-        "heads": [asdict(head) for head in heads],
     }
+
+
+def run_heads(settings: Settings) -> dict[str, object]:
+    """Logits over the vocabularies of Llama 3 and Qwen 3, for one position and for a draft of five and its root."""
+    import torch
+
+    from evodraft.bench.synthetic import SHAPES, head_costs
+
+    hidden_size = SHAPES[settings.shape].sizes["hidden_size"]
+    heads = head_costs(hidden_size, (128_256, 151_936), torch.bfloat16, settings.device, widths=(1, 6))
+    return {"heads": [asdict(head) for head in heads]}
+
+
+def runtimes() -> dict[str, LoadOptions]:
+    """What can decode on an accelerator: the model's own modules, and what replaces them."""
+    from evodraft.assemble import LoadOptions
+    from evodraft.runtime.choose import RUNTIMES
+
+    names = ("transformers", "eager", "graphs")  # graphs waits for its line in that table
+    return {name: LoadOptions(runtime=name) for name in names if name in RUNTIMES}
 
 
 STEPS: Mapping[str, Callable[[Settings], dict[str, object]]] = {
     "tests": run_tests,
     "decoding": run_decoding,
     "roofline": run_roofline,
-    "shape_8b": run_shape,
+    "plain_8b": run_plain,
+    "forced_8b": run_forced,
+    "heads": run_heads,
 }
 
 
@@ -128,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--prompts-per-domain", type=int, default=4)
-    parser.add_argument("--shape", default="llama-3.1-8b", help="of step shape_8b; another one for a trial")
+    parser.add_argument("--shape", default="llama-3.1-8b", help="of the last three; another one for a trial")
     given = parser.parse_args(arguments)
     sys.path[:0] = SOURCES
     given.out.mkdir(parents=True, exist_ok=True)

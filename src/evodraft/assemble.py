@@ -21,7 +21,7 @@ from evodraft.drafters.base import DrafterContext, DrafterPlan, RegisteredDraft
 from evodraft.engine import Engine
 from evodraft.errors import ConfigError, UnknownOptionError, WeightsError
 from evodraft.memory import plan_cache
-from evodraft.runtime.hf import HfDecoder
+from evodraft.runtime.choose import RuntimeOptions, choose_runtime
 from evodraft.runtime.load import load_model, local_folder
 from evodraft.runtime.support import ModelFacts
 from evodraft.target import Target
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from evodraft.learners.base import Learner
 
 DEMO = "demo"
-NUMERICS = ("auto", "fast")
 _LONGEST_REPR = 80  # a model's would fill the screen
 _PROTOCOLS: Mapping[str, tuple[str, ...]] = {  # what an object given as a part must have
     "drafter": ("needs", "versions", "max_length", "admit", "step", "commit", "release", "apply"),
@@ -50,14 +49,19 @@ class LoadOptions:
 
     device: str = "auto"
     dtype: str | torch.dtype = "auto"
+    runtime: str = "auto"
     numerics: str = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
     device_map: str | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.numerics not in NUMERICS:
-            raise UnknownOptionError("numerics mode", self.numerics, NUMERICS)
+        self.runtime_options  # noqa: B018  # raises for words that mean nothing, before anything large is loaded
+
+    @property
+    def runtime_options(self) -> RuntimeOptions:
+        """How models are decoded."""
+        return RuntimeOptions(self.runtime, self.numerics)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +169,13 @@ def build_engine(target: LoadedTarget, parts: PartSpecs, load: LoadOptions, conf
         bundled_draft=target.bundled_draft,
         registered_drafts=target.registered_drafts,
         trust_remote_code=load.trust_remote_code,
+        runtime=RuntimeOptions(load.runtime, "fast"),  # what a draft computes decides nothing
     )
+    runtime = choose_runtime(target.model, load.runtime_options)  # before the cache is planned: it may copy weights
     plan = _plan_drafter(parts.drafter, context)
-    max_length = plan_cache(facts, plan.bytes_per_token if plan else 0, config).max_length
-    drafter = plan.make(config.max_batch, max_length) if plan else None
-    decoder = HfDecoder(target.model, config.max_batch, max_length)
+    cache = plan_cache(facts, plan.bytes_per_token if plan else 0, config)
+    drafter = plan.make(config.max_batch, cache.max_length) if plan else None
+    decoder = runtime.decoder(config.max_batch, cache.max_length, cache_tokens=cache.budget_tokens)
     return Engine(
         target=Target(decoder, vocab_size, taps=drafter.needs.taps if drafter else ()),
         verifier=_build("verifier", parts.verifier, VERIFIERS),
@@ -177,6 +183,7 @@ def build_engine(target: LoadedTarget, parts: PartSpecs, load: LoadOptions, conf
         controller=_build("controller", parts.controller, CONTROLLERS) if drafter else None,
         learners=parts.learners,
         config=config,
+        cache_tokens=cache.budget_tokens,
     )
 
 

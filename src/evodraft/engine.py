@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from evodraft.admission import Admission
 from evodraft.config import EngineConfig
 from evodraft.drafters.base import CommittedRow
 from evodraft.drafting import DraftRound
 from evodraft.errors import EvodraftError, PromptError, RequestError, SamplingError
+from evodraft.exhaustion import within_memory
 from evodraft.metrics import Metrics
 from evodraft.sampling import HashedStream
 from evodraft.session import Session
@@ -26,12 +28,21 @@ if TYPE_CHECKING:
     from evodraft.drafters.base import Drafter
     from evodraft.learners.base import Learner
     from evodraft.sampling import RandomStream
-    from evodraft.target import Scored, Target
+    from evodraft.target import Chunk, Scored, Target
     from evodraft.types import Commit, Request
     from evodraft.verifiers.base import Verifier
 
 Clock = Callable[[], float]
 """Seconds that only go forward; injected so that tests can replay decisions that depend on time."""
+
+
+@dataclass(slots=True)
+class _Feed:
+    """What one session is fed of its prompt in one step."""
+
+    session: Session
+    width: int
+    chunk: Chunk | None = None
 
 
 @dataclass(slots=True)
@@ -59,6 +70,8 @@ class Engine:
         config: limits.
         stream: where random choices come from.
         clock: where time comes from.
+        cache_tokens: what the caches may hold, rows x columns; sessions that do not fit together take turns. None =
+            every slot may be as long as the decoder allows.
     """
 
     def __init__(
@@ -71,6 +84,7 @@ class Engine:
         config: EngineConfig = EngineConfig(),
         stream: RandomStream = HashedStream(),
         clock: Clock = time.perf_counter,
+        cache_tokens: int | None = None,
     ) -> None:
         assert (drafter is None) == (controller is None), "a drafter needs a controller, and the other way round"
         self.target = target
@@ -79,12 +93,15 @@ class Engine:
         self.controller = controller
         self.learners = tuple(learners)
         self.config = config
+        self.cache_tokens = cache_tokens
         self.metrics = Metrics()
         self._stream = stream
         self._clock = clock
         self._waiting: deque[Session] = deque()
         self._running: list[Session] = []
-        self._free_slots = sorted(range(min(config.max_batch, target.decoder.num_slots)), reverse=True)
+        self._admission = Admission(min(config.max_batch, target.decoder.num_slots), cache_tokens)
+        limits = (target.decoder.max_length, cache_tokens)
+        self._max_length = min(limit for limit in limits if limit is not None)
         self._live_ids: set[str] = set()
         self._is_in_round = False
         self._keeps_logits = any(learner.needs.target_logits for learner in self.learners)
@@ -112,8 +129,10 @@ class Engine:
         running = [session for session in sessions if not session.is_finished]
         for session in running:
             session.cancel()
-        if running and not self._is_in_round:
-            self._retire()
+        if running:
+            self._clear_line()
+            if not self._is_in_round:
+                self._retire()
 
     @property
     def has_work(self) -> bool:
@@ -156,35 +175,46 @@ class Engine:
         self._retire()
 
     def _admit(self) -> None:
-        while self._waiting and self._free_slots:
-            session = self._waiting.popleft()
-            session.slot = self._free_slots.pop()
-            self._running.append(session)
+        """First come first served: who does not fit yet is not overtaken, and so comes to run."""
+        while self._waiting:
+            session = self._waiting[0]
+            slot = self._admission.take(session.num_prompt_tokens + session.request.params.max_new_tokens)
+            if slot is None:
+                break
+            session.slot = slot
+            self._running.append(self._waiting.popleft())
             if self.controller is not None:
                 self.controller.start(session.request.request_id)
         self._prefill()
 
     def _prefill(self) -> None:
         """Feeds at most `prefill_budget` prompt tokens, first come first served."""
-        budget = self.config.prefill_budget
-        sessions, widths = [], []
+        budget, feeds = self.config.prefill_budget, []
         for session in self._running:
             width = min(session.num_to_prefill, budget)
             if width > 0:
-                sessions.append(session)
-                widths.append(width)
+                feeds.append(_Feed(session, width))
                 budget -= width
-        if not sessions:
+        if not feeds:
             return
         started = self._clock()
-        chunks = self.target.prefill(sessions, widths)
+        within_memory(feeds, self._feed_target, self._give_up)
         if self.drafter is not None:
-            drafting = [c for c, s in zip(chunks, sessions, strict=True) if s.request.speculative]
-            self.drafter.admit(drafting)
+            drafting = [feed for feed in feeds if feed.session.request.speculative]
+            within_memory(drafting, self._feed_drafter, self._give_up)
         elapsed = self._clock() - started
         self.metrics.prefill_s += elapsed
-        for session in sessions:
-            session.prefill_s += elapsed
+        for feed in feeds:
+            feed.session.prefill_s += elapsed
+
+    def _feed_target(self, feeds: Sequence[_Feed]) -> None:
+        chunks = self.target.prefill([feed.session for feed in feeds], [feed.width for feed in feeds])
+        for feed, chunk in zip(feeds, chunks, strict=True):
+            feed.chunk = chunk
+
+    def _feed_drafter(self, feeds: Sequence[_Feed]) -> None:
+        assert self.drafter is not None
+        self.drafter.admit([feed.chunk for feed in feeds if feed.chunk is not None])
 
     def _plan(self, rounds: list[_Round]) -> None:
         if self.controller is None:
@@ -192,7 +222,8 @@ class Engine:
         for item in rounds:
             if item.session.request.speculative:
                 plan = self.controller.plan(item.session.request.request_id)
-                item.plan = replace(plan, width=min(plan.width, self._room(item.session)))
+                room = self._room(item.session)
+                item.plan = plan if plan.width <= room else replace(plan, width=room)
 
     def _draft(self, rounds: list[_Round]) -> None:
         if self.drafter is None or self.controller is None:
@@ -203,8 +234,9 @@ class Engine:
             item.draft = draft
 
     def _score(self, rounds: list[_Round]) -> None:
-        if not rounds:
-            return
+        within_memory(rounds, self._score_all, self._give_up)
+
+    def _score_all(self, rounds: Sequence[_Round]) -> None:
         scored = self.target.score([item.session for item in rounds], [item.draft for item in rounds])
         for item, result in zip(rounds, scored, strict=True):
             item.scored = result
@@ -235,8 +267,7 @@ class Engine:
                 item.commit = session.commits[-1]
                 item.error = error
             if item.error is not None and not session.is_finished:
-                session.fail(item.error)
-                self.metrics.num_failed_requests += 1
+                self._fail(session, item.error)
             if not session.is_finished:
                 self.target.keep(session)
                 kept = item.commit.num_accepted
@@ -272,18 +303,36 @@ class Engine:
 
     def _retire(self) -> None:
         """Takes finished sessions out and frees what they held."""
+        for session in [session for session in self._running if session.is_finished]:
+            self._end(session)
+
+    def _end(self, session: Session) -> None:
+        self._running.remove(session)
+        self._live_ids.discard(session.request.request_id)
+        self._admission.free(session.slot)
+        self.target.release(session.slot)
+        if self.drafter is not None:
+            self.drafter.release(session.slot)
+        if self.controller is not None:
+            self.controller.finish(session.request.request_id)
+
+    def _clear_line(self) -> None:
+        """Sends finished sessions away that never ran."""
         self._live_ids -= {session.request.request_id for session in self._waiting if session.is_finished}
         self._waiting = deque(session for session in self._waiting if not session.is_finished)
-        for session in [session for session in self._running if session.is_finished]:
-            self._running.remove(session)
-            self._live_ids.discard(session.request.request_id)
-            self._free_slots.append(session.slot)
-            self._free_slots.sort(reverse=True)  # low slots first: a full batch is then a contiguous range
-            self.target.release(session.slot)
-            if self.drafter is not None:
-                self.drafter.release(session.slot)
-            if self.controller is not None:
-                self.controller.finish(session.request.request_id)
+
+    # --- what went wrong ------------------------------------------------------------------------------------------
+
+    def _fail(self, session: Session, error: EvodraftError) -> None:
+        session.fail(error)
+        self.metrics.num_failed_requests += 1
+
+    def _give_up(self, session: Session, error: EvodraftError) -> None:
+        """Ends a session in the middle of a step; the target holds of all others what it held before."""
+        self._fail(session, error)
+        self._end(session)
+        for other in self._running:
+            self.target.keep(other)
 
     def _take_back(self) -> None:
         """Caches hold what is committed again, whatever an interrupted round left in them."""
@@ -296,7 +345,7 @@ class Engine:
     # --- checks ---------------------------------------------------------------------------------------------------
 
     def _check(self, request: Request) -> None:
-        prompt, limit = request.token_ids, self.target.decoder.max_length
+        prompt, limit = request.token_ids, self._max_length
         if not prompt:
             raise PromptError("the prompt has 0 tokens and at least 1 is needed; start it with the BOS token or a word")
         wrong = [i for i in prompt if not 0 <= i < self.target.vocab_size]

@@ -73,6 +73,7 @@ class LLM:
         preset: str | None = None,
         device: str = "auto",
         dtype: str | torch.dtype = "auto",
+        runtime: str = "auto",
         numerics: str = "auto",
         max_batch: int = 8,
         max_model_len: int | None = None,
@@ -100,7 +101,10 @@ class LLM:
             preset: a published system in one word.
             device: "auto", "cpu", "cuda", ...
             dtype: "auto" (the checkpoint's), "float32", "bfloat16", "float16" or a torch dtype.
-            numerics: "auto" or "fast".
+            runtime: of target and draft: "auto", a name of `evodraft.runtime.choose.RUNTIMES` ("native", ...), or
+                "transformers" for the model's own modules.
+            numerics: "invariant" (the same bits at any width of a pass and in any company, or an error), "fast" (not
+                tried), or "auto" (invariant where a test at start finds it so).
             max_batch: sequences decoded at once; more wait in line.
             max_model_len: tokens per sequence; None = what the model and the memory allow.
             kv_cache_gib: memory for the caches of target and draft together.
@@ -124,7 +128,7 @@ class LLM:
         check_options(options, inspect.signature(cls.from_pretrained).parameters)
         drafter, controller = translate(drafter, controller, speculative_config, options)
         parts = PartSpecs(drafter, controller, verifier, learners)
-        load = LoadOptions(device, dtype, numerics, revision, trust_remote_code, device_map)
+        load = LoadOptions(device, dtype, runtime, numerics, revision, trust_remote_code, device_map)
         config = EngineConfig(
             max_batch, max_model_len, kv_cache_gib, gpu_memory_utilization, prefill_budget, learner_budget_ms
         )

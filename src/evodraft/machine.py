@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -13,12 +14,22 @@ _DISTRIBUTIONS: Final = ("evodraft", "torch", "transformers")
 
 def processor_name() -> str:
     """What the system calls the processor."""
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+    for line in _text(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def processor_flags() -> frozenset[str]:
+    """What Linux calls the features of the first processor; none elsewhere."""
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", _text(Path("/proc/cpuinfo")), re.MULTILINE)
+    return frozenset(found.group(1).split()) if found else frozenset()
+
+
+def free_memory() -> int | None:
+    """Bytes that programs could take without swapping; None where the system does not tell."""
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", _text(Path("/proc/meminfo")), re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else None
 
 
 def software_versions() -> dict[str, str]:
@@ -38,6 +49,11 @@ def source_commit() -> str | None:
         return head + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _text(file: Path) -> str:
+    """What a file of the system says; nothing where there is no such file."""
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def _version(distribution: str) -> str:

@@ -18,22 +18,33 @@ if TYPE_CHECKING:
     from evodraft.runtime.support import ModelFacts
 
 _CPU_CACHE_SHARE = 0.25  # of the machine's memory, where no budget is given
+_LEAST_LENGTH = 2  # a prompt of one token, and one that is said
 
 
 @dataclass(frozen=True, slots=True)
 class CachePlan:
-    """Caches of one engine. They grow with use and never beyond `cache_bytes`."""
+    """Caches of one engine. They grow with use; sessions that do not fit together take turns."""
 
-    max_length: int  # tokens per sequence
+    max_length: int  # tokens per sequence; one that is so long may need the whole budget
+    max_batch: int
     bytes_per_token: int  # of target and draft together
-    cache_bytes: int  # if every sequence is as long as it may be
     budget_bytes: int
+
+    @property
+    def budget_tokens(self) -> int:
+        """Tokens that the budget holds, rows times columns of the caches."""
+        return self.budget_bytes // self.bytes_per_token
+
+    @property
+    def cache_bytes(self) -> int:
+        """The most that the caches will take: every sequence as long as it may be, or the budget."""
+        return min(self.max_batch * self.max_length, self.budget_tokens) * self.bytes_per_token
 
 
 def plan_cache(
     facts: ModelFacts, draft_bytes_per_token: int, config: EngineConfig, pending_bytes: int = 0
 ) -> CachePlan:
-    """Tokens per sequence: what was asked for if it fits, else what context and memory allow.
+    """Tokens per sequence: what was asked for, else what context and budget allow; the budget holds one such sequence.
 
     Args:
         facts: of the target.
@@ -45,20 +56,18 @@ def plan_cache(
     """
     bytes_per_token = facts.bytes_per_token + draft_bytes_per_token
     budget = cache_budget(facts.device, config, pending_bytes)
-    fits = budget // (config.max_batch * bytes_per_token)
-    context = facts.context_length or fits
-    wanted = config.max_model_len
-    if wanted is not None and wanted > context:
+    fits = budget // bytes_per_token
+    context, wanted = facts.context_length, config.max_model_len
+    if wanted is not None and context is not None and wanted > context:
         raise CapacityError(f"max_model_len={wanted} exceeds the model's context of {context}; lower it")
-    length = min(wanted or context, context)
-    if fits < (length if wanted is not None else 2):
+    least = wanted or _LEAST_LENGTH
+    if fits < least:
         raise CapacityError(
-            f"{config.max_batch} sequences of {length} tokens need "
-            f"{config.max_batch * bytes_per_token * length / 2**30:.3g} GiB of cache and the budget is "
-            f"{budget / 2**30:.3g} GiB; raise kv_cache_gib, or lower max_model_len or max_batch"
+            f"one sequence of {least} tokens needs {bytes_per_token * least / 2**30:.3g} GiB of cache and the "
+            f"budget is {budget / 2**30:.3g} GiB; raise kv_cache_gib, or lower max_model_len"
         )
-    length = min(length, fits)
-    return CachePlan(length, bytes_per_token, config.max_batch * bytes_per_token * length, budget)
+    max_length = min(limit for limit in (context, wanted, fits) if limit is not None)
+    return CachePlan(max_length, config.max_batch, bytes_per_token, budget)
 
 
 def cache_budget(device: torch.device, config: EngineConfig, pending_bytes: int = 0) -> int:

@@ -42,21 +42,61 @@ def test_rooflines_of_the_demo_are_measured_in_both_precisions(tmp_path: Path, c
     assert heads[0] == 2 * heads[1]
 
 
-def test_costs_of_a_shape_are_marked_synthetic(tmp_path: Path, campaign: dict[str, Any]) -> None:
-    options = ["--device", "cpu", "--only", "shape_8b", "--shape", "tiny", "--max-new-tokens", "12"]
-    assert campaign["main"](["--out", str(tmp_path), *options]) == 0
-    result = json.loads((tmp_path / "shape_8b.json").read_text(encoding="utf-8"))
-    assert result["synthetic"] == result["roofline"]["model"]["synthetic"] == "random weights in the shape of tiny"
-    assert [(cost["batch_size"], cost["rate"]) for cost in result["forced"]] == [
-        *((1, None), (1, 0.6), (1, 0.8)),
-        *((8, None), (8, 0.6), (8, 0.8)),
-    ]
-    assert all(cost["note"].startswith(result["synthetic"]) and cost["tokens_per_s"] > 0 for cost in result["forced"])
+NOTE = "random weights in the shape of tiny"
+
+
+def result_of(step: str, tmp_path: Path, campaign: dict[str, Any], *options: str) -> dict[str, Any]:
+    """What a step on the smallest shape wrote."""
+    arguments = ["--out", str(tmp_path), "--device", "cpu", "--only", step, "--shape", "tiny", *options]
+    assert campaign["main"](arguments) == 0, (tmp_path / f"{step}.json").read_text(encoding="utf-8")
+    result: dict[str, Any] = json.loads((tmp_path / f"{step}.json").read_text(encoding="utf-8"))
+    return result
+
+
+@pytest.fixture
+def runtimes(campaign: dict[str, Any]) -> list[str]:
+    return list(campaign["runtimes"]())
+
+
+def test_plain_decoding_of_a_shape_stands_beside_its_limit(
+    tmp_path: Path, campaign: dict[str, Any], runtimes: list[str]
+) -> None:
+    result = result_of("plain_8b", tmp_path, campaign, "--max-new-tokens", "12")
+    assert result["synthetic"] == result["roofline"]["model"]["synthetic"] == NOTE
+    assert result["limits_ms"] == {"measured": result["roofline"]["target"]["limit_ms"]}  # no peak is known of a CPU
+    assert [cost["contestant"] for cost in result["plain"]] == ["generate", *runtimes]
+    for cost in result["plain"]:
+        assert (cost["note"], cost["num_prompts"]) == (NOTE, 5)
+        assert cost["over_limit"]["measured"] == cost["ms_per_token"] / result["limits_ms"]["measured"]
+    assert result["plain"][0]["speed_up"] == 1.0
+
+
+def test_forced_acceptance_of_a_shape_is_measured_by_every_runtime(
+    tmp_path: Path, campaign: dict[str, Any], runtimes: list[str]
+) -> None:
+    result = result_of("forced_8b", tmp_path, campaign, "--max-new-tokens", "12")
+    assert result["synthetic"] == NOTE
+    assert list(result["forced"]) == runtimes
+    for costs in result["forced"].values():
+        assert [(cost["batch_size"], cost["rate"]) for cost in costs] == [
+            *((1, None), (1, 0.6), (1, 0.8)),
+            *((8, None), (8, 0.6), (8, 0.8)),
+        ]
+        assert all(cost["note"].startswith(NOTE) and cost["tokens_per_s"] > 0 for cost in costs)
     assert result["full_depth"]["num_full_layers"] == 4
-    assert [(head["vocab_size"], head["num_tokens"]) for head in result["heads"]] == [
+
+
+def test_heads_of_large_vocabularies(tmp_path: Path, campaign: dict[str, Any]) -> None:
+    heads = result_of("heads", tmp_path, campaign)["heads"]
+    assert [(head["vocab_size"], head["num_tokens"]) for head in heads] == [
         *((128_256, 1), (128_256, 6)),
         *((151_936, 1), (151_936, 6)),
     ]
+    assert {head["hidden_size"] for head in heads} == {32}
+
+
+def test_there_is_a_step_for_everything_that_is_asked_of_an_accelerator(campaign: dict[str, Any]) -> None:
+    assert list(campaign["STEPS"]) == ["tests", "decoding", "roofline", "plain_8b", "forced_8b", "heads"]
 
 
 def test_a_failing_step_is_reported_and_the_next_one_runs(tmp_path: Path, campaign: dict[str, Any]) -> None:

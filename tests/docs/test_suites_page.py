@@ -11,7 +11,7 @@ from evodraft.bench.sources import KINDS
 from evodraft.bench.suites import Condition, Suite, load_suite, suite_names
 
 PAGE = (Path(__file__).parents[2] / "docs" / "benchmark_suites.md").read_text(encoding="utf-8")
-SPELT: Final = {"()": "`[]`", "'rejection'": '`"rejection"`', "None": "as they are"}
+SPELT: Final = {"()": "`[]`", "False": "`false`", "'rejection'": '`"rejection"`', "None": "as they are"}
 
 
 def rows(first_line: str) -> list[list[str]]:

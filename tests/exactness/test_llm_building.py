@@ -226,20 +226,30 @@ def test_a_length_over_the_context() -> None:
 
 
 def test_a_cache_that_is_too_small() -> None:
-    """2 layers x keys and values x 2 heads x 8 numbers of 4 bytes = 256 bytes per token of a sequence."""
+    """2 layers x keys and values x 2 heads x 4 bytes x (8 numbers of the target + 512 of the draft): 16640 a token."""
     with pytest.raises(CapacityError) as raised:
-        build(drafter="ngram", max_batch=1024, max_model_len=200, kv_cache_gib=0.01)
-    assert "1024 sequences of 200 tokens need 0.0488 GiB of cache and the budget is 0.01 GiB" in str(raised.value)
-    assert "raise kv_cache_gib, or lower max_model_len or max_batch" in str(raised.value)
-    with pytest.raises(CapacityError, match=r"1024 sequences of 256 tokens need 0\.812 GiB .* budget is 0\.001 GiB"):
-        build(assistant_model=tiny_model("qwen3", 264, num_hidden_layers=24), max_batch=1024, kv_cache_gib=0.001)
+        build(assistant_model=large_draft(), max_model_len=65, kv_cache_gib=0.001)
+    assert "one sequence of 65 tokens needs 0.00101 GiB of cache and the budget is 0.001 GiB" in str(raised.value)
+    assert "raise kv_cache_gib, or lower max_model_len" in str(raised.value)
 
 
 def test_a_small_cache_shortens_what_can_be_said() -> None:
-    llm = build(drafter="ngram", max_batch=1024, kv_cache_gib=0.005)
-    with pytest.raises(EvodraftError, match=r"max_new_tokens=30 after a prompt of 1 tokens exceeds the limit of 20"):
-        llm.generate("a", max_new_tokens=30)
-    assert llm.generate("a", max_new_tokens=19, ignore_eos=True).stats.num_tokens == 19
+    llm = build(assistant_model=large_draft(), kv_cache_gib=0.001)
+    with pytest.raises(EvodraftError, match=r"max_new_tokens=70 after a prompt of 1 tokens exceeds the limit of 64"):
+        llm.generate("a", max_new_tokens=70)
+    assert llm.generate("a", max_new_tokens=63, ignore_eos=True).stats.num_tokens == 63
+
+
+def test_a_small_cache_is_shared_in_turns() -> None:
+    """Prompts of 2 to 30 tokens and their outputs within 64 tokens, of which the longest reserves 54."""
+    llm = build(assistant_model=large_draft(), kv_cache_gib=0.001, max_batch=3)
+    outs = llm.generate(list(PROMPTS), max_new_tokens=NUM_TOKENS, ignore_eos=True)
+    assert [out.token_ids for out in outs] == plain(pair().target)
+
+
+def large_draft() -> torch.nn.Module:
+    """A draft whose tokens are large in the cache."""
+    return tiny_model("qwen3", 264, head_dim=512)
 
 
 # --- tokenizers ---------------------------------------------------------------------------------------------------

@@ -25,9 +25,11 @@ from evodraft.controllers import ConfidenceController, FixedController
 from evodraft.drafters import ModelDrafter, NgramDrafter
 from evodraft.engine import Engine
 from evodraft.errors import CapacityError, ConfigError, UnknownOptionError, WeightsError
+from evodraft.params import SamplingParams
 from evodraft.testing import ScriptedDrafter, SwappingLearner
 from evodraft.testing.pairs import tiny_pair
 from evodraft.testing.tiny import tiny_model
+from evodraft.types import Request
 from evodraft.verifiers.auto import AutoVerifier
 from evodraft.verifiers.coupled import CoupledVerifier
 
@@ -214,14 +216,26 @@ def test_the_context_is_the_limit_where_memory_is_ample() -> None:
 
 
 def test_memory_is_the_limit_where_it_is_short() -> None:
-    assert length(built(max_batch=128, kv_cache_gib=num_bytes(128, 77))) == 77
-    assert length(built(max_batch=128, kv_cache_gib=num_bytes(128, 78) - 2**-30)) == 77, "one byte is missing"
+    assert length(built(model=wide(), kv_cache_gib=num_bytes(1, 77, WIDE_BYTES))) == 77
+    assert length(built(model=wide(), kv_cache_gib=num_bytes(1, 78, WIDE_BYTES) - 2**-30)) == 77, "one byte is missing"
+
+
+def test_sequences_that_do_not_fit_together_take_turns() -> None:
+    engine = built(PartSpecs(drafter=None), wide(), kv_cache_gib=num_bytes(2, 40, WIDE_BYTES))
+    params = SamplingParams(max_new_tokens=35)
+    sessions = [engine.submit(Request(f"r{i}", (1, 2, 3, 4, 5), params, seed=i)) for i in range(4)]
+    most = 0
+    while engine.has_work:
+        engine.step()
+        most = max(most, sum(0 < session.num_tokens < 35 for session in sessions))
+    assert most == 2
+    assert [session.finish_reason for session in sessions] == ["length"] * 4
 
 
 def test_the_cache_of_the_draft_counts() -> None:
     """A draft of four layers needs twice as much as the target."""
     parts = PartSpecs({"name": "model", "model": tiny_model("llama", num_hidden_layers=4)})
-    engine = built(parts, max_batch=128, kv_cache_gib=num_bytes(128, 77, 3 * BYTES_PER_TOKEN))
+    engine = built(parts, wide(), max_batch=128, kv_cache_gib=num_bytes(1, 77, WIDE_BYTES + 2 * BYTES_PER_TOKEN))
     assert length(engine) == 77
     assert isinstance(engine.drafter, ModelDrafter)
     assert (engine.drafter.decoder.max_length, engine.drafter.decoder.num_slots) == (77, 128)
@@ -236,22 +250,14 @@ def test_a_draft_with_a_shorter_context() -> None:
 
 
 def test_what_was_asked_for_must_fit() -> None:
-    budget = num_bytes(128, 100)
-    assert length(built(max_batch=128, max_model_len=100, kv_cache_gib=budget)) == 100
+    budget = num_bytes(1, 100, WIDE_BYTES)
+    assert length(built(model=wide(), max_model_len=100, kv_cache_gib=budget)) == 100
     with pytest.raises(CapacityError) as raised:
-        built(max_batch=128, max_model_len=101, kv_cache_gib=budget)
+        built(model=wide(), max_model_len=101, kv_cache_gib=budget)
     assert str(raised.value) == (
-        "128 sequences of 101 tokens need 0.00308 GiB of cache and the budget is 0.00305 GiB; "
-        "raise kv_cache_gib, or lower max_model_len or max_batch"
+        "one sequence of 101 tokens needs 0.00154 GiB of cache and the budget is 0.00153 GiB; "
+        "raise kv_cache_gib, or lower max_model_len"
     )
-
-
-def test_two_tokens_are_the_least() -> None:
-    assert length(built(max_batch=1024, model=wide(), kv_cache_gib=num_bytes(1024, 2, WIDE_BYTES))) == 2
-    with pytest.raises(
-        CapacityError, match="1024 sequences of 256 tokens need 4 GiB of cache and the budget is 0.0311"
-    ):
-        built(max_batch=1024, model=wide(), kv_cache_gib=num_bytes(1024, 2, WIDE_BYTES) - 1e-4)
 
 
 WIDE_BYTES: Final = 64 * BYTES_PER_TOKEN

@@ -6,13 +6,15 @@ The same for methods of this project and for peers in other processes. Does not 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from evodraft.types import GenerationStats
 
 Kind = Literal["method", "peer"]
+
+_WARM_UP_TOKENS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,10 @@ class Ask:
     repetition_penalty: float = 1.0  # transformers' rule: over prompt and output
     seed: int = 0
     stop_token_ids: tuple[int, ...] = ()
+
+    def shortened(self) -> Ask:
+        """The same for a warm-up: a few tokens are enough."""
+        return replace(self, max_new_tokens=min(_WARM_UP_TOKENS, self.max_new_tokens))
 
 
 @dataclass(frozen=True, slots=True)

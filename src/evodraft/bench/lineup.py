@@ -16,9 +16,10 @@ from evodraft.errors import BenchError, ConfigError
 from evodraft.runtime.load import local_folder
 
 if TYPE_CHECKING:
-    from evodraft.assemble import LoadedTarget
+    from evodraft.bench.plan import Order
     from evodraft.bench.suites import Suite
 
+_MAX_MODEL_LEN = 4096  # tokens per sequence that peers make room for
 _OPTION = re.compile(r"^([a-z_]+)=(.*)$")
 _PLACE = re.compile(r"[^,:=]*/")
 
@@ -44,25 +45,16 @@ def methods_of(specs: Sequence[str], suite: Suite, draft: object = None) -> dict
 
 
 def start_peers(
-    specs: Sequence[str],
-    folder: Path,
-    model: str,
-    draft: str | None,
-    target: LoadedTarget,
-    *,
-    threads: int,
-    max_model_len: int,
-    max_batch: int,
-    stack: ExitStack,
+    specs: Sequence[str], folder: Path, order: Order, draft: str | None, *, threads: int, stack: ExitStack
 ) -> list[PeerContestant]:
-    """Peers, each in a process of its own with the weights that `target` has; `stack` ends them.
+    """Peers, each in a process of its own with the weights of the order's target; `stack` ends them.
 
     Raises BenchError for a peer that is not installed, that needs a draft where there is none, or that cannot load.
     """
     if not specs:
         return []
     found = [find_peer(spec) for spec in dict.fromkeys(specs)]  # all names are checked before anything starts
-    target_folder, draft_folder = _target_folder(model), _draft_folder(model, draft)
+    target_folder, draft_folder = order.folder or _target_folder(order.model), _draft_folder(order.model, draft)
     running = []
     for peer, mode in found:
         contestant = PeerContestant(
@@ -71,11 +63,12 @@ def start_peers(
             folder,
             target_folder,
             draft_folder,
-            dtype=str(target.model.dtype).removeprefix("torch."),
+            dtype=str(order.target.model.dtype).removeprefix("torch."),
             threads=threads,
-            eos_token_ids=sorted(target.eos_token_ids),
-            max_model_len=max_model_len,
-            max_batch=max_batch,
+            eos_token_ids=sorted(order.stop_token_ids),
+            max_model_len=min(order.max_length, _MAX_MODEL_LEN),
+            max_batch=max(condition.batch_size for condition in order.suite.conditions),
+            synthetic=order.synthetic,
         )
         stack.callback(contestant.close)
         running.append(contestant)

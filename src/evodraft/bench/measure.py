@@ -18,7 +18,6 @@ from evodraft.bench.contestants import Answer, Outcome
 if TYPE_CHECKING:
     from evodraft.bench.contestants import Ask, Contestant
 
-_WARM_UP_TOKENS = 8
 _SETTLING_S = 0.25  # after a peer's turn: threads of its process may spin on the cores for that long
 
 
@@ -82,7 +81,7 @@ def _in_order(contestants: Sequence[Contestant], shift: int) -> list[Contestant]
 
 def _warm_up(contestant: Contestant, batch: Batch) -> None:
     """A short answer that is forgotten; what fails here will fail again where it is noted."""
-    _answered(contestant, [replace(ask, max_new_tokens=min(_WARM_UP_TOKENS, ask.max_new_tokens)) for ask in batch.asks])
+    _answered(contestant, [ask.shortened() for ask in batch.asks])
 
 
 def _answered(contestant: Contestant, asks: Sequence[Ask]) -> Outcome:

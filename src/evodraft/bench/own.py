@@ -8,13 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from evodraft.assemble import LoadOptions, PartSpecs, build_engine
 from evodraft.bench.contestants import Answer, Memory, Outcome, Profile, RoundRecord
+from evodraft.bench.settled import settled
 from evodraft.errors import BenchError, EvodraftError, UnknownOptionError
 from evodraft.learners.base import LearnerNeeds
 from evodraft.params import SamplingParams
+from evodraft.runtime.choose import TRANSFORMERS
+from evodraft.runtime.support import ModelFacts
 from evodraft.spellings import refuse_missing_parts
 from evodraft.types import Request
 
@@ -26,7 +29,9 @@ if TYPE_CHECKING:
     from evodraft.session import Session
     from evodraft.types import Feedback
 
-OPTIONS = ("drafter", "controller", "verifier", "vocabulary", "learners", "preset")
+OPTIONS = ("drafter", "controller", "verifier", "vocabulary", "learners", "preset", "runtime", "numerics")
+_EVERYBODY: Final = "shared"  # may learn from an answer
+_NOBODY: Final = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +66,27 @@ class Recorder:
 class Method:
     """One choice of parts. `reset` builds its engine anew: nothing can be left over.
 
+    An engine's first pass may do what is done once (weights are laid out, graphs are captured), so a new one first
+    repeats the beginning of the first answer that was asked for; nobody learns from that.
+
     Raises ConfigError for options that `LLM.from_pretrained` would refuse.
     """
 
     def __init__(self, name: str, options: Mapping[str, object], stage: Stage) -> None:
         self._parts = parts_of(options, stage.verifier)
+        self._load = load_of(options, stage.load)
         self._stage = stage
         self._num_requests = 0
+        self._first_asks: Sequence[Ask] = ()
         self._recorder = Recorder()
         self._engine: Engine | None = self._build()
         self.profile = Profile(
-            name, "method", dict(options), is_exact=self._engine.verifier.exact, synthetic=stage.synthetic
+            name,
+            "method",
+            dict(options),
+            is_exact=self._engine.verifier.exact,
+            synthetic=stage.synthetic,
+            label=f"runtime {_runtime_name(self._engine.target.decoder)}",
         )
 
     @property
@@ -85,15 +100,18 @@ class Method:
         self._engine = None  # its caches go before the new ones come
         self._recorder = Recorder()
         self._engine = self._build()
+        try:
+            self._answered([ask.shortened() for ask in self._first_asks], _NOBODY)
+        except Exception:  # it will fail again where it is noted; nothing of it may be left
+            self._engine = self._build()
 
     def generate(self, asks: Sequence[Ask]) -> Outcome:
         """Answers one batch; the clock runs from the first submission to the last commit."""
         engine, first = self.engine, len(self._recorder.rounds)
+        self._first_asks = self._first_asks or tuple(asks)
         spent = replace(engine.metrics)
         started = time.perf_counter()
-        sessions = [self._submitted(ask) for ask in asks]
-        while engine.has_work:
-            engine.step()
+        sessions = self._answered(asks)
         request_s = time.perf_counter() - started
         return Outcome(
             tuple(_answer(session) for session in sessions),
@@ -105,11 +123,11 @@ class Method:
 
     def memory(self) -> Memory:
         """Parameters, buffers and caches of target and draft, whose tensors are counted once."""
-        decoders = [self.engine.target.decoder, getattr(self.engine.drafter, "decoder", None)]
-        known: list[Any] = [decoder for decoder in decoders if hasattr(decoder, "model")]
+        draft = getattr(self.engine.drafter, "decoder", None)
+        models = [self._stage.target.model, getattr(draft, "model", None)]
         return Memory(
-            weights_bytes=_weights_bytes([decoder.model for decoder in known]),
-            cache_bytes=sum(decoder.cache_bytes for decoder in known),
+            weights_bytes=_weights_bytes([model for model in models if model is not None]),
+            cache_bytes=sum(getattr(decoder, "cache_bytes", 0) for decoder in (self.engine.target.decoder, draft)),
             learner_bytes=sum(getattr(learner, "memory_bytes", 0) for learner in self.engine.learners),
         )
 
@@ -118,9 +136,17 @@ class Method:
 
     def _build(self) -> Engine:
         parts = replace(self._parts, learners=(*self._parts.learners, self._recorder))
-        return build_engine(self._stage.target, parts, self._stage.load, self._stage.config)
+        engine = build_engine(self._stage.target, parts, self._load, self._stage.config)
+        engine.target = settled(engine.target, ModelFacts.of(self._stage.target.model).device)
+        return engine
 
-    def _submitted(self, ask: Ask) -> Session | EvodraftError:
+    def _answered(self, asks: Sequence[Ask], scope: str = _EVERYBODY) -> list[Session | EvodraftError]:
+        sessions = [self._submitted(ask, scope) for ask in asks]
+        while self.engine.has_work:
+            self.engine.step()
+        return sessions
+
+    def _submitted(self, ask: Ask, scope: str) -> Session | EvodraftError:
         self._num_requests += 1
         params = SamplingParams(
             max_new_tokens=ask.max_new_tokens,
@@ -136,6 +162,7 @@ class Method:
             speculative=self._parts.drafter is not None,
             is_seed_chosen=True,
             stop_token_ids=frozenset(ask.stop_token_ids),
+            scope=scope,
         )
         try:
             return self.engine.submit(request)
@@ -156,6 +183,17 @@ def parts_of(options: Mapping[str, object], verifier: object) -> PartSpecs:
         verifier=options.get("verifier", verifier),
         learners=tuple(learners),
     )
+
+
+def load_of(options: Mapping[str, object], load: LoadOptions) -> LoadOptions:
+    """How everything is loaded, with the runtime and the numerics that `options` name."""
+    named: dict[str, Any] = {name: options[name] for name in ("runtime", "numerics") if name in options}
+    return replace(load, **named)
+
+
+def _runtime_name(decoder: object) -> str:
+    """What `auto` came to; a decoder without a step calls the model's own modules."""
+    return str(getattr(getattr(decoder, "step", None), "name", TRANSFORMERS))
 
 
 def _answer(session: Session | EvodraftError) -> Answer:

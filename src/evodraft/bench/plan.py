@@ -11,10 +11,12 @@ from evodraft.assemble import LoadOptions
 from evodraft.bench.prompts import encode
 from evodraft.bench.result import CONTROL
 from evodraft.bench.schedule import Encoded, batches_of
-from evodraft.errors import UnknownOptionError
+from evodraft.errors import BenchError, UnknownOptionError
 from evodraft.runtime.support import ModelFacts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from evodraft.assemble import LoadedTarget
     from evodraft.bench.contestants import Contestant
     from evodraft.bench.measure import Batch
@@ -26,7 +28,11 @@ PLAIN = "plain"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be measured, and on what. Raises UnknownOptionError for a baseline that is not among the methods."""
+    """What is to be measured, and on what.
+
+    Raises UnknownOptionError for a baseline that is not among the methods, BenchError for answers that leave no room
+    for a prompt.
+    """
 
     suite: Suite
     prompts: Sequence[Prompt]
@@ -36,6 +42,7 @@ class Order:
     load: LoadOptions = field(default_factory=LoadOptions)
     synthetic: str | None = None  # why no figure is one of a real model
     forced_verifier: object = None  # takes the place of every condition's; such results are synthetic
+    folder: Path | None = None  # of the target's weights, where `model` is no name that a peer could load
     command: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what a reader of the result should know
 
@@ -43,12 +50,22 @@ class Order:
         known = {PLAIN: {}, **self.suite.methods}
         if self.baseline not in known:
             raise UnknownOptionError("baseline", self.baseline, known)
+        if self.suite.max_new_tokens >= self.max_length:
+            raise BenchError(
+                f"max_new_tokens={self.suite.max_new_tokens} leaves no room for a prompt in the target's context of "
+                f"{self.max_length} tokens; use max_new_tokens <= {self.max_length - 1}, less what the prompts have"
+            )
 
     @property
     def methods(self) -> dict[str, Mapping[str, object]]:
         """Name -> options, the baseline first; plain decoding is always among them."""
         known: dict[str, Mapping[str, object]] = {PLAIN: {"drafter": None}, **self.suite.methods}
         return {self.baseline: known[self.baseline], **known}
+
+    @property
+    def stop_token_ids(self) -> frozenset[int]:
+        """What ends an answer, whoever gives it."""
+        return frozenset() if self.suite.ignore_eos else self.target.eos_token_ids
 
     @property
     def vocab_size(self) -> int:
@@ -91,7 +108,7 @@ def _plan(order: Order, condition: Condition, peers: Sequence[Contestant]) -> Pl
         methods = {baseline: methods[baseline], CONTROL: methods[baseline], **{name: methods[name] for name in others}}
     return Plan(
         condition,
-        batches_of(suite, condition, encoded, target.eos_token_ids),
+        batches_of(suite, condition, encoded, order.stop_token_ids),
         methods,
         [peer for peer in peers if _fits(peer, condition)],
     )

@@ -13,7 +13,7 @@ from typing import Final, Literal, NamedTuple
 from evodraft.bench.contestants import Kind, Memory
 
 SCHEMA: Final = "evodraft.bench/1"
-MIN_DISTINCT_4: Final = 0.6  # greedy rows with outputs more repetitive than this do not count
+MIN_DISTINCT_4: Final = 0.6  # greedy rows with drafts and outputs more repetitive than this do not count
 MAX_NOISE_WIDTH: Final = 0.06  # of the control's interval
 ALL: Final = "all"  # the group of rows over every prompt
 CONTROL: Final = "control"  # the contestant that is the baseline once more
@@ -82,6 +82,11 @@ class Row:
     is_counted: bool = False  # fit to be quoted: no error, exact, real, checks passed, varied at temperature 0
     check: Check | None = None
     time_split: TimeSplit | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is known that nothing was drafted: then its speed does not depend on what was said."""
+        return self.tokens_per_target_pass is not None and self.acceptance_rate is None
 
 
 class Item(NamedTuple):

@@ -68,14 +68,13 @@ class Table:
         replayed = self._pairs(
             name, keys, lambda who, turn: costs[who].replay(turn.outcome.rounds) if who in costs else None
         )
-        is_repetitive = self.condition.temperature == 0 and (row.distinct_4 or 0.0) < MIN_DISTINCT_4
         return replace(
             row,
             speed_up=_if_known(speed_up, self._pairs(name, keys, lambda _, turn: turn.outcome.decode_s)),
             request_speed_up=_if_known(speed_up, self._pairs(name, keys, lambda _, turn: turn.outcome.request_s)),
             replayed_speed_up=_if_known(median_ratio, replayed),
             check=check,
-            is_counted=self._is_right(name, check, group) and not is_repetitive,
+            is_counted=self._is_right(name, check, group) and not self._is_flattered(row, own, keys),
             time_split=time_split(own),
         )
 
@@ -84,6 +83,11 @@ class Table:
         baseline = [j for j in self.baseline.values() if group in (ALL, j.turn.batch.group)]
         is_baseline_right = self._check(self.baseline_name, baseline).is_passed
         return check.kind != "none" and check.is_passed and is_baseline_right and not self.profiles[name].synthetic
+
+    def _is_flattered(self, row: Row, own: Sequence[Judged], keys: Iterable[Key]) -> bool:
+        """Whether greedy text that repeats itself was easy to guess, for this contestant or for the baseline."""
+        is_repetitive = self.condition.temperature == 0 and (row.distinct_4 or 0.0) < MIN_DISTINCT_4
+        return is_repetitive and (_drafts(own) or _drafts([self.baseline[key] for key in keys]))
 
     def _error(self, name: str, key: Key) -> str | None:
         """Why an answer cannot be compared: it failed, said nothing, or the baseline has none."""
@@ -194,6 +198,12 @@ def _with_acceptance(row: Row, stats: Sequence[GenerationStats]) -> Row:
         tokens_per_target_pass=row.num_tokens / num_passes if num_passes else None,
         per_position_rates=tuple(count / num_rounds for count in accepted) if num_rounds else (),
     )
+
+
+def _drafts(judged: Sequence[Judged]) -> bool:
+    """Whether anything was drafted, or may have been: a contestant need not tell."""
+    known = [_known(item.turn) for item in judged]
+    return any(stats is None or any(item.num_draft_tokens for item in stats) for stats in known)
 
 
 def _known(turn: Turn) -> list[GenerationStats] | None:

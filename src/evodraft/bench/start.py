@@ -12,12 +12,13 @@ import torch
 
 from evodraft.assemble import DEMO, LoadOptions, load_target
 from evodraft.bench.lineup import methods_of, start_peers
+from evodraft.bench.peers import find_peer
 from evodraft.bench.plan import Order
 from evodraft.bench.prompts import collect, overrides_for
 from evodraft.bench.run import Notify, run
 from evodraft.bench.sources import data_folder
 from evodraft.bench.suites import Suite, load_suite
-from evodraft.bench.synthetic import ForcedAcceptance, random_pair
+from evodraft.bench.synthetic import ForcedAcceptance, random_pair, stored_pair
 from evodraft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from evodraft.bench.result import Result
 
 RANDOM = "random:"  # before the name of a shape
-_LONGEST_FOR_PEERS = 4096  # tokens per sequence that peers make room for
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ class Models(NamedTuple):
     target: LoadedTarget
     draft: object  # a name or a model for drafter "auto"; None = what auto finds
     synthetic: str | None
+    folder: Path | None = None  # in which peers find the target, where its name is no place
 
 
 def prepare(wishes: Wishes) -> Order:
@@ -63,13 +64,16 @@ def prepare(wishes: Wishes) -> Order:
     if wishes.threads is not None:
         torch.set_num_threads(wishes.threads)
     prompts = collect(suite, data_folder(wishes.data))
-    models = _models(wishes)
+    peers = wishes.peers or suite.peers
+    if peers and wishes.force_acceptance is not None:
+        raise ConfigError("peers accept what they accept, so --force-acceptance goes with no --peer; leave one out")
+    for spec in peers:
+        find_peer(spec)  # a name that is none must not cost the loading of a model
+    models = _models(wishes, len(peers))
     synthetic, verifier = models.synthetic, None
     if wishes.force_acceptance is not None:
         verifier = ForcedAcceptance(wishes.force_acceptance)
         synthetic = "; ".join(filter(None, [synthetic, verifier.note]))
-    if synthetic is not None and (wishes.peers or suite.peers):
-        raise ConfigError(f"peers cannot be compared with what is synthetic ({synthetic}); leave one of them out")
     return Order(
         suite=replace(suite, methods=methods_of(wishes.methods, suite, models.draft)),
         prompts=prompts,
@@ -79,7 +83,9 @@ def prepare(wishes: Wishes) -> Order:
         load=LoadOptions(**wishes.load),
         synthetic=synthetic,
         forced_verifier=verifier,
+        folder=models.folder,
         command=wishes.command,
+        notes=_notes(suite),
     )
 
 
@@ -90,12 +96,9 @@ def start(wishes: Wishes, notify: Notify = lambda step: None) -> Result:
         peers = start_peers(
             wishes.peers or order.suite.peers,
             wishes.peers_folder,
-            wishes.model,
+            order,
             wishes.draft,
-            order.target,
             threads=torch.get_num_threads(),
-            max_model_len=min(order.max_length, _LONGEST_FOR_PEERS),
-            max_batch=max(condition.batch_size for condition in order.suite.conditions),
             stack=stack,
         )
         return run(order, peers, notify)
@@ -112,13 +115,22 @@ def _suite(wishes: Wishes) -> Suite:
     return suite
 
 
-def _models(wishes: Wishes) -> Models:
+def _notes(suite: Suite) -> tuple[str, ...]:
+    return (f"no token ends an answer: all have {suite.max_new_tokens} tokens",) if suite.ignore_eos else ()
+
+
+def _models(wishes: Wishes, num_peers: int) -> Models:
+    """Random weights are a folder only where peers must load them: it is as large as they are."""
+    load = LoadOptions(**wishes.load)
     if wishes.model.startswith(RANDOM):
         if wishes.draft is not None:
             raise ConfigError(
                 f"--draft {wishes.draft} does not go with {wishes.model}, which makes its own; leave it out"
             )
-        load = LoadOptions(**wishes.load)
-        pair = random_pair(wishes.model.removeprefix(RANDOM), load.dtype, load.device)
-        return Models(pair.target, pair.draft, pair.note)
-    return Models(load_target(wishes.model, LoadOptions(**wishes.load)), wishes.draft, None)
+        shape, folder = wishes.model.removeprefix(RANDOM), None
+        if num_peers:
+            pair, folder = stored_pair(shape, load.dtype, load.device, num_copies=1 + num_peers)
+        else:
+            pair = random_pair(shape, load.dtype, load.device)
+        return Models(pair.target, pair.draft, pair.note, folder)
+    return Models(load_target(wishes.model, load), wishes.draft, None)

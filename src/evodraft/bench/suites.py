@@ -67,25 +67,29 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """What is measured. `quick` versions differ in size alone. Raises ConfigError for what cannot be measured."""
+    """What is measured, beside plain decoding. `quick` versions differ in size alone.
+
+    Raises ConfigError for what cannot be measured.
+    """
 
     name: str
     about: str
     sources: tuple[Source, ...]
     groups: tuple[str, ...]  # domains or tasks, in the order of the report; prompts of others are left out
     conditions: tuple[Condition, ...]  # the first is the headline
-    methods: Mapping[str, Mapping[str, object]]  # name -> options of LLM.from_pretrained
+    methods: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # name -> options of LLM.from_pretrained
     peers: tuple[str, ...] = ()  # "transformers/plain", ...
     prompts_per_group: int = 8
     max_new_tokens: int = 128
     repeats: int = 3
     seed: int = 7
+    ignore_eos: bool = False  # no token ends an answer, so that all have max_new_tokens
     phases: tuple[str, ...] = ()  # a stream: groups in this order, state kept from one to the next
     sha256: str = ""  # of the file
     is_quick: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("sources", "groups", "conditions", "methods"):
+        for name in ("sources", "groups", "conditions"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty; name at least one")
         _check_unique("groups", self.groups)

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import torch
-
 from evodraft.bench.checks import Judge
 from evodraft.bench.own import Method, Stage
 from evodraft.bench.plan import PLAIN, plans_of
@@ -20,11 +18,11 @@ from evodraft.bench.result import ALL
 from evodraft.bench.run import Notify, run
 from evodraft.bench.schema import document
 from evodraft.bench.start import Wishes, prepare
+from evodraft.bench.theirs import generated
 from evodraft.config import EngineConfig
 from evodraft.runtime.integrity import record_of
 
 if TYPE_CHECKING:
-    from evodraft.bench.contestants import Ask
     from evodraft.bench.plan import Order
     from evodraft.bench.result import Interval, Result, Row
 
@@ -118,7 +116,7 @@ def compare_with_transformers(order: Order) -> Reference:
     num_identical, worst = 0, 0.0
     for ask in asks:
         [answer] = plain.generate([ask]).answers
-        theirs = _generated(order.target.model, ask)
+        theirs = generated(order.target.model, ask)
         num_identical += answer.token_ids == theirs
         worst = max(worst, *judge.find(ask, theirs, "greedy").deficits)
     return Reference(len(asks), num_identical, worst, judge.tolerance(0.0, "greedy"))
@@ -132,24 +130,6 @@ def _without_place(drafter: str) -> str:
     """
     name, colon, place = drafter.partition(":")
     return f"{name}{colon}{Path(place).name if Path(place).is_dir() else place}"
-
-
-def _generated(model: Any, ask: Ask) -> tuple[int, ...]:
-    """Ids that `model.generate` appends greedily, the stop token included."""
-    ids = torch.tensor([ask.token_ids], device=model.device)
-    output = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        repetition_penalty=ask.repetition_penalty,
-        max_new_tokens=ask.max_new_tokens,
-        eos_token_id=list(ask.stop_token_ids) or None,
-        pad_token_id=ask.stop_token_ids[0] if ask.stop_token_ids else 0,
-    )
-    return tuple(output[0, ids.shape[1] :].tolist())
 
 
 def _named(order: Order) -> Order:

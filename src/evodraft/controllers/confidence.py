@@ -7,6 +7,9 @@ AssistedCandidateGenerator, without scikit-learn. State is kept per request and 
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -26,11 +29,51 @@ _FALSE_NEGATIVE_WEIGHT = 3.0
 _MAX_OBSERVATIONS = 1024  # ours: the latest ones, so that long outputs cost no more and old text is forgotten
 
 
+class Observations:
+    """The latest tokens and whether each matched, kept in order so that the threshold costs one pass over them.
+
+    >>> seen = Observations()
+    >>> for probability in (0.9, 0.8, 0.6, 0.4, 0.3, 0.2):
+    ...     seen.add(probability, is_match=probability > 0.5)
+    >>> seen.threshold()
+    0.6
+    """
+
+    def __init__(self) -> None:
+        self._arrivals: deque[tuple[float, bool]] = deque()
+        self._ascending = {True: array("d"), False: array("d")}  # probabilities of matches, and of the others
+
+    def __len__(self) -> int:
+        return len(self._arrivals)
+
+    def add(self, probability: float, is_match: bool) -> None:
+        """Notes one, and forgets the oldest where there are too many."""
+        if len(self) == _MAX_OBSERVATIONS:
+            old, was_match = self._arrivals.popleft()
+            others = self._ascending[was_match]
+            del others[bisect_left(others, old)]
+        self._arrivals.append((probability, is_match))
+        insort(self._ascending[is_match], probability)
+
+    def threshold(self) -> float | None:
+        """What `best_threshold` says of them, bit by bit; None while they are few or all of one kind.
+
+        Only a match can be it: a token that did not match is outdone by the next probability above it, or, where there
+        is none, by the lowest of all.
+        """
+        matches, others = self._ascending[True], self._ascending[False]
+        if len(self) < _MIN_OBSERVATIONS or not matches or not others:
+            return None
+        p, wrong = np.frombuffer(matches)[::-1], np.frombuffer(others)  # p falls; of equal ones the last is cheapest
+        false_positive_rate = (len(wrong) - np.searchsorted(wrong, p)) / len(wrong)
+        false_negative_rate = 1 - np.arange(1, len(p) + 1) / len(p)
+        return float(p[np.argmin(false_positive_rate + _FALSE_NEGATIVE_WEIGHT * false_negative_rate)])
+
+
 @dataclass(slots=True)
 class _State:
     threshold: float
-    probabilities: list[float] = field(default_factory=list)
-    matches: list[bool] = field(default_factory=list)
+    seen: Observations = field(default_factory=Observations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +117,9 @@ class ConfidenceController:
         num_accepted = feedback.verdict.num_accepted
         for position, signals in enumerate(feedback.draft.signals[: num_accepted + 1]):
             if signals is not None:
-                state.probabilities.append(signals.probability)
-                state.matches.append(position < num_accepted)
-        del state.probabilities[:-_MAX_OBSERVATIONS], state.matches[:-_MAX_OBSERVATIONS]
-        if len(state.matches) >= _MIN_OBSERVATIONS and len(set(state.matches)) == 2:
-            state.threshold = best_threshold(state.probabilities, state.matches)
+                state.seen.add(signals.probability, position < num_accepted)
+        best = state.seen.threshold()
+        state.threshold = state.threshold if best is None else best
 
     def finish(self, request_id: str) -> None:
         self._states.pop(request_id, None)
@@ -91,7 +132,8 @@ class ConfidenceController:
 def best_threshold(probabilities: Sequence[float], matches: Sequence[bool]) -> float:
     """The observed probability that minimises false positive rate + 3 x false negative rate of "match if >=".
 
-    `probabilities` and `matches` [observations]; both outcomes must occur.
+    The rule as it is written down; `Observations` gives the same without sorting again. `probabilities` and `matches`
+    [observations]; both outcomes must occur.
 
     >>> best_threshold([0.9, 0.8, 0.3, 0.2], [True, True, False, False])
     0.8

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from evodraft.runtime.choose import RuntimeOptions
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
@@ -42,6 +44,7 @@ class DrafterContext:
     bundled_draft: Path | None = None  # a draft model that ships with the target
     registered_drafts: tuple[RegisteredDraft, ...] = ()  # published ones, the preferred first
     trust_remote_code: bool = False
+    runtime: RuntimeOptions = RuntimeOptions()
 
 
 @dataclass(frozen=True, slots=True)

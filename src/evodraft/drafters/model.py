@@ -23,9 +23,8 @@ from evodraft.drafters.base import (
 )
 from evodraft.drafters.pairing import check_same_tokens
 from evodraft.errors import ConfigError
-from evodraft.runtime.hf import HfDecoder
+from evodraft.runtime.choose import choose_runtime
 from evodraft.runtime.load import load_model
-from evodraft.runtime.support import ModelFacts
 from evodraft.types import Update, Versions
 
 if TYPE_CHECKING:
@@ -56,11 +55,12 @@ def plan_model_drafter(config: ModelConfig, context: DrafterContext) -> DrafterP
     model, tokenizer = _load(source, config.revision, context)
     if tokenizer is not None and context.tokenizer is not None:
         check_same_tokens(context.tokenizer, tokenizer, model.get_input_embeddings().weight.shape[0])
-    facts = ModelFacts.of(model)
+    runtime = choose_runtime(model, context.runtime)
+    facts = runtime.facts
 
     def make(num_slots: int, max_length: int) -> ModelDrafter:
         length = min(max_length, facts.context_length or max_length)
-        return ModelDrafter(HfDecoder(model, num_slots, length), context.vocab_size)
+        return ModelDrafter(runtime.decoder(num_slots, length), context.vocab_size)
 
     return DrafterPlan(facts.bytes_per_token, make)
 

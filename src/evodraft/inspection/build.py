@@ -129,6 +129,7 @@ def _memory(
         cache_bytes_per_token=plan.bytes_per_token,
         cache_bytes=plan.cache_bytes,
         cache_budget_bytes=plan.budget_bytes,
+        cache_budget_tokens=plan.budget_tokens,
         needed_bytes=needed,
         free_bytes=machine.free_bytes,
         is_enough=needed <= machine.free_bytes,
@@ -169,8 +170,14 @@ def _memory_warnings(target: Blueprint, memory: MemoryReport, config: EngineConf
     context = target.report.context_length
     if config.max_model_len is None and context is not None and memory.max_model_len < context:
         yield (
-            f"sequences are limited to {memory.max_model_len} of the model's {context} tokens by memory; lower "
-            "max_batch or raise kv_cache_gib for longer ones"
+            f"sequences are limited to {memory.max_model_len} of the model's {context} tokens by memory; raise "
+            "kv_cache_gib for longer ones"
+        )
+    num_together = memory.cache_budget_tokens // memory.max_model_len
+    if num_together < config.max_batch:
+        yield (
+            f"of sequences of {memory.max_model_len} tokens, the caches hold {num_together} at once, and max_batch is "
+            f"{config.max_batch}: others wait in line; ask for shorter ones or raise kv_cache_gib"
         )
 
 

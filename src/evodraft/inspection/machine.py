@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Final
 
 import torch
 
 from evodraft.inspection.report import MachineReport
-from evodraft.machine import processor_name, software_versions
+from evodraft.machine import free_memory, processor_flags, processor_name, software_versions
 from evodraft.memory import physical_memory
 
 _MATRIX_FEATURES: Final = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "bf16", "svebf16")
@@ -37,33 +35,15 @@ def _gpu(device: torch.device) -> MachineReport:
 
 
 def _processor(device: torch.device) -> MachineReport:
-    flags = _processor_flags()
+    flags = processor_flags()
     memory = physical_memory()
     return MachineReport(
         device=str(device),
         device_name=processor_name(),
         memory_bytes=memory,
-        free_bytes=_free_memory() or memory,
+        free_bytes=free_memory() or memory,
         num_threads=torch.get_num_threads(),
         features=tuple(name for name in _MATRIX_FEATURES if name in flags),
         has_bfloat16=bool(flags & _BFLOAT16_FEATURES) if flags and device.type == "cpu" else None,
         versions=software_versions(),
     )
-
-
-def _processor_flags() -> frozenset[str]:
-    """What Linux calls the features of the first processor; none elsewhere."""
-    text = _read("/proc/cpuinfo")
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    return frozenset(found.group(1).split()) if found else frozenset()
-
-
-def _free_memory() -> int | None:
-    """Bytes that programs could take without swapping; None where the system does not tell."""
-    found = re.search(r"^MemAvailable:\s*(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE)
-    return int(found.group(1)) * 1024 if found else None
-
-
-def _read(path: str) -> str:
-    file = Path(path)
-    return file.read_text(encoding="utf-8") if file.is_file() else ""

@@ -84,8 +84,9 @@ class MemoryReport:
     max_model_len: int
     weight_bytes: int
     cache_bytes_per_token: int
-    cache_bytes: int  # if every sequence is as long as it may be
+    cache_bytes: int  # if every sequence is as long as it may be, within the budget
     cache_budget_bytes: int
+    cache_budget_tokens: int  # of all sequences that run at once, each taken to be as long as the longest
     needed_bytes: int
     free_bytes: int
     is_enough: bool

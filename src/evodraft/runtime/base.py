@@ -27,6 +27,11 @@ class Decoder(Protocol):
 
     Every slot has a length (tokens held). A pass writes row r's `widths[r]` tokens at the positions
     length .. length + widths[r] - 1 of slot `slots[r]` and advances the length by `widths[r]`.
+
+    With `parents`, the tokens of a row are the nodes of trees: `parents[r][n]` is an earlier node of the row, or -1 for
+    the last token that the slot held. A node sees the path to it and what the slot held, nothing else, and stands where
+    it would as the last token of that path. The length advances by `widths[r]` all the same; before the slot goes on,
+    `select` must leave a single path, or `crop` nothing.
     """
 
     @property
@@ -56,10 +61,12 @@ class Decoder(Protocol):
         widths: Sequence[int],  # [batch], 1 <= widths[r] <= width
         slots: Sequence[int],  # [batch], distinct
         *,
+        parents: Sequence[Sequence[int]] | None = None,  # [batch][widths[r]], None if all rows are chains
         want_logits: bool = True,
         taps: Sequence[int] = (),
     ) -> DecoderOutput:
-        """Appends tokens and scores them. Raises CapacityError before any state changes if a slot would overflow."""
+        """Appends tokens and scores them. Before any state changes, raises CapacityError if a slot would overflow and
+        ConfigError for `parents` that are no trees."""
         ...
 
     def length(self, slot: int) -> int:
@@ -68,6 +75,11 @@ class Decoder(Protocol):
 
     def crop(self, slot: int, length: int, layers: range | None = None) -> None:
         """Forgets everything from position `length` on, in the given layers (default: all)."""
+        ...
+
+    def select(self, slot: int, start: int, nodes: Sequence[int]) -> None:
+        """Keeps one path of the tree that was appended at length `start`: `nodes`, from the top down. The length
+        becomes `start + len(nodes)`. Raises ConfigError for nodes that do not ascend or were not appended."""
         ...
 
     def release(self, slot: int) -> None:

@@ -1,20 +1,23 @@
 """Key-value memory in numbered slots, ragged in every direction.
 
 A slot holds one sequence; each layer of each slot has its own length, so that taking tokens back is a change of a
-number and never a copy. Buffers are allocated when a layer is first written and grow by doubling.
+number and never a copy; only what is kept of a tree moves. Buffers are allocated when a layer is first written, for
+the slots in use and as long as the longest of them needs, and follow that need by doubling.
 
 This module does not know models, masks, attention or tokens: it stores what it is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 
 from evodraft.errors import CapacityError
+from evodraft.runtime.trees import check_path, checked_parents
 
 _FIRST_CAPACITY = 64  # columns of a buffer when it is first allocated, if the slots may hold as many
 
@@ -26,19 +29,33 @@ class KeyValues(NamedTuple):
     values: torch.Tensor  # [batch, kv_heads, columns, value_dim]
 
 
+class BufferShape(NamedTuple):
+    """What a layer stores for each position."""
+
+    num_kv_heads: int
+    key_dim: int
+    value_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+
 @dataclass(frozen=True, slots=True)
 class CachePass:
     """Where one pass reads and writes. Made by `SlotCache.plan`; valid until the lengths of its slots change.
 
-    Row r writes `widths[r]` tokens of slot `slots[r]` from position `starts[r]` on. The remaining columns of the row
-    are padding: they go to a spare column that nobody reads.
+    Row r writes `widths[r]` tokens of slot `slots[r]` from column `starts[r]` on. The remaining columns of the row
+    are padding: they go to a spare column that nobody reads. A column is its token's position, but for the nodes of a
+    tree: node n is stored at column `starts[r] + n` and stands at position `starts[r] + depth(n)`.
     """
 
     slots: tuple[int, ...]  # [batch]
     starts: tuple[int, ...]  # [batch]
     widths: tuple[int, ...]  # [batch]
     width: int
-    columns: int  # positions that attention sees, the same for all rows
+    layers: range  # that the pass writes
+    parents: tuple[tuple[int, ...], ...] | None  # per row and node: an earlier node or HELD; None = all rows are chains
+    columns: int  # that attention sees, the same for all rows
+    num_rows: int  # rows that a buffer needs for these slots
     first_slot: int | None  # set if the slots are first_slot, first_slot + 1, ...: then rows are read as a view
     is_aligned: bool  # all rows write the same positions without padding: one slice does for all of them
     _indexes: dict[object, torch.Tensor] = field(default_factory=dict)
@@ -77,8 +94,11 @@ class SlotCache:
     """Keys and values of `num_slots` sequences in `num_layers` layers.
 
     The life of a pass: `plan` checks that it fits and changes nothing; `begin` makes room in the books; every layer
-    calls `write`; `commit` advances the lengths. A pass that is abandoned after `begin` leaves all lengths as they
-    were for every caller that appends at `length(slot)`.
+    calls `write`, or `buffers` and stores for itself; `commit` advances the lengths. A pass that is abandoned after
+    `begin` leaves all lengths as they were for every caller that appends at `length(slot)`. After a tree, `select` or
+    `crop` must leave a single path before the slot goes on.
+
+    `budget_tokens` (rows x columns) bounds what buffers take ahead of need, never what is needed.
 
     >>> cache = SlotCache(num_layers=1, num_slots=2, max_length=8)
     >>> step = cache.plan(slots=[0, 1], widths=[2, 1], width=2)
@@ -90,7 +110,9 @@ class SlotCache:
     (2, 1)
     """
 
-    def __init__(self, num_layers: int, num_slots: int, max_length: int, *, bucket: int = 16) -> None:
+    def __init__(
+        self, num_layers: int, num_slots: int, max_length: int, *, bucket: int = 16, budget_tokens: int | None = None
+    ) -> None:
         for name, value in (("num_layers", num_layers), ("num_slots", num_slots), ("max_length", max_length)):
             if value < 1:
                 raise CapacityError(f"{name}={value} is below 1; a cache needs at least one; raise {name}")
@@ -98,7 +120,8 @@ class SlotCache:
         self.num_slots = num_slots
         self.max_length = max_length
         self._bucket = bucket
-        self._buffers: list[KeyValues | None] = [None] * num_layers  # each [slots, kv_heads, capacity + 1, dim]
+        self._budget_tokens = num_slots * max_length if budget_tokens is None else budget_tokens
+        self._buffers: list[KeyValues | None] = [None] * num_layers  # each [rows, kv_heads, capacity + 1, dim]
         self._lengths = [[0] * num_layers for _ in range(num_slots)]
         self._touched = [0] * num_slots  # columns written since the slot was last emptied
 
@@ -118,6 +141,18 @@ class SlotCache:
             if lengths[layer] > length:
                 lengths[layer] = length
 
+    def select(self, slot: int, start: int, nodes: Sequence[int]) -> None:
+        """Of the tree written from column `start` on, keeps one path: `nodes`, from the top down, in any layer that
+        reaches beyond `start`. The length becomes `start + len(nodes)`."""
+        lengths = self._lengths[self._checked(slot)]
+        written = [layer for layer, length in enumerate(lengths) if length > start]
+        check_path(nodes, min((lengths[layer] - start for layer in written), default=0))
+        in_place = next((index for index, node in enumerate(nodes) if node != index), len(nodes))
+        if in_place < len(nodes):
+            layers = [buffers for layer in written if (buffers := self._buffers[layer])]
+            _move(layers, slot, [start + node for node in nodes[in_place:]], start + in_place)
+        self.crop(slot, start + len(nodes))
+
     def release(self, slot: int) -> None:
         """Empties a slot, and scrubs it: a NaN left behind would reach its next user."""
         self._lengths[self._checked(slot)] = [0] * self.num_layers
@@ -127,43 +162,62 @@ class SlotCache:
         """Zeroes what was written beyond the slot's length: masked values are multiplied by 0, and 0 * NaN is NaN."""
         start, end = max(self._lengths[self._checked(slot)]), self._touched[slot]
         self._touched[slot] = min(start, end)
-        for buffers in self._buffers:
-            if buffers is not None:
-                buffers.keys[slot, :, start:end].zero_()
-                buffers.values[slot, :, start:end].zero_()
+        for tensor in self._tensors_with(slot):
+            tensor[slot, :, start:end].zero_()
 
     # ---- a pass ----------------------------------------------------------------------------------------------
 
-    def plan(self, slots: Sequence[int], widths: Sequence[int], width: int) -> CachePass:
-        """Checks that every row fits. Raises CapacityError; changes nothing."""
+    def plan(
+        self,
+        slots: Sequence[int],
+        widths: Sequence[int],
+        width: int,
+        *,
+        parents: Sequence[Sequence[int]] | None = None,
+        layers: range | None = None,
+    ) -> CachePass:
+        """Checks that every row fits in `layers` (default: all), appended to the shortest of them. Raises CapacityError
+        for lack of room and ConfigError for `parents` that are no trees; changes nothing."""
+        layers = range(self.num_layers) if layers is None else layers
         assert len(slots) == len(widths) == len(set(slots)), f"slots {slots} and widths {widths}: one each, distinct"
         assert widths and min(widths) >= 1 and max(widths) <= width, f"widths {widths} outside 1..{width}"
-        starts = tuple(min(self._lengths[self._checked(slot)]) for slot in slots)
+        assert 0 <= layers.start < layers.stop <= self.num_layers, f"{layers} outside 0..{self.num_layers}"
+        starts = tuple(min(self._lengths[self._checked(slot)][layers.start : layers.stop]) for slot in slots)
         for slot, start, row_width in zip(slots, starts, widths, strict=True):
-            if start + row_width > self.max_length:
-                raise CapacityError(
-                    f"slot {slot} would hold {start + row_width} tokens ({start} + {row_width}), the limit is "
-                    f"max_length={self.max_length}; shorten the request or build the decoder with a larger max_length"
-                )
+            self._check_room(slot, start, row_width)
         used = max(start + row_width for start, row_width in zip(starts, widths, strict=True))
-        columns = min(-(-used // self._bucket) * self._bucket, self.max_length)
         is_range = all(slot == slots[0] + row for row, slot in enumerate(slots))
         return CachePass(
             slots=tuple(slots),
             starts=starts,
             widths=tuple(widths),
             width=width,
-            columns=columns,
+            layers=layers,
+            parents=checked_parents(parents, widths),
+            columns=min(-(-used // self._bucket) * self._bucket, self.max_length),
+            num_rows=max(slots) + 1,
             first_slot=slots[0] if is_range else None,
             is_aligned=is_range and min(widths) == width and min(starts) == max(starts),
         )
 
     def begin(self, step: CachePass) -> None:
-        """Declares what the pass may overwrite: layers that reach further than its start lose those positions."""
+        """Declares what the pass may overwrite: layers of its own that reach further than its start lose those
+        positions."""
         for slot, start, end in zip(step.slots, step.starts, step.ends, strict=True):
             if max(self._lengths[slot]) > start:
-                self.crop(slot, start)
+                self.crop(slot, start, step.layers)
             self._touched[slot] = max(self._touched[slot], end)
+
+    def buffers(self, layer: int, step: CachePass, like: BufferShape) -> KeyValues:
+        """The whole buffers of a layer, each [rows, kv_heads, capacity + 1, dim], with room for the pass.
+
+        Slot s is row s. Who writes here itself puts node n of row r at column `starts[r] + n` and nothing anywhere
+        else but in the last column, which nobody reads. They may be others after any later call for the layer.
+        """
+        buffers = self._buffers[layer]
+        if buffers is None or buffers.keys.shape[0] < step.num_rows or buffers.keys.shape[2] <= step.columns:
+            buffers = self._buffers[layer] = self._resized(buffers, step, like)
+        return buffers
 
     def write(
         self,
@@ -172,16 +226,15 @@ class SlotCache:
         keys: torch.Tensor,  # [batch, kv_heads, width, key_dim]
         values: torch.Tensor,  # [batch, kv_heads, width, value_dim]
     ) -> KeyValues:
-        """Stores the new keys and values of one layer and returns the first `step.columns` positions of each row."""
-        buffers = self._buffers[layer]
-        if buffers is None or buffers.keys.shape[2] <= step.columns:
-            buffers = self._buffers[layer] = self._grown(buffers, step.columns, keys, values)
+        """Stores the new keys and values of one layer and returns the first `step.columns` columns of each row."""
+        like = BufferShape(keys.shape[1], keys.shape[3], values.shape[3], keys.dtype, keys.device)
+        buffers = self.buffers(layer, step, like)
         return KeyValues(_write(buffers.keys, step, keys), _write(buffers.values, step, values))
 
     def commit(self, step: CachePass) -> None:
-        """Advances the lengths: all layers of each row now hold what the pass wrote."""
+        """Advances the lengths: the layers of the pass now hold what it wrote."""
         for slot, end in zip(step.slots, step.ends, strict=True):
-            self._lengths[slot] = [end] * self.num_layers
+            self._lengths[slot][step.layers.start : step.layers.stop] = [end] * len(step.layers)
 
     # ---- memory ----------------------------------------------------------------------------------------------
 
@@ -200,17 +253,42 @@ class SlotCache:
         """Columns that the smallest allocated buffer can hold without growing; 0 before the first pass."""
         return min((buffers.keys.shape[2] - 1 for buffers in self._buffers if buffers), default=0)
 
-    def _grown(self, old: KeyValues | None, columns: int, keys: torch.Tensor, values: torch.Tensor) -> KeyValues:
-        wanted = max(columns, _FIRST_CAPACITY if old is None else 2 * (old.keys.shape[2] - 1))
-        capacity = min(wanted, self.max_length)
-        like = (keys, values) if old is None else (old.keys, old.values)
+    def _resized(self, old: KeyValues | None, step: CachePass, like: BufferShape) -> KeyValues:
+        """Buffers as large as the pass and the slots in use need now: what nobody uses any more is given back."""
+        reaches = [max(lengths) for lengths in self._lengths]
+        num_rows = max([step.num_rows, *(slot + 1 for slot, reach in enumerate(reaches) if reach)])
+        capacity = self._capacity(num_rows, max(step.columns, *reaches))
+        size = (num_rows, like.num_kv_heads, capacity + 1)
         # Zeros, never empty memory: masked positions are multiplied by 0, and 0 * NaN is NaN. Buffers born in
         # inference mode could not be written outside of it.
         with torch.inference_mode(False):
-            new = [t.new_zeros(self.num_slots, t.shape[1], capacity + 1, t.shape[3]) for t in like]
+            keys = torch.zeros(*size, like.key_dim, dtype=like.dtype, device=like.device)
+            values = torch.zeros(*size, like.value_dim, dtype=like.dtype, device=like.device)
+        new = KeyValues(keys, values)
         for source, target in zip(old or (), new, strict=False):
-            target[:, :, : source.shape[2] - 1].copy_(source[:, :, :-1])
-        return KeyValues(*new)
+            rows, columns = min(source.shape[0], num_rows), min(source.shape[2] - 1, capacity)
+            target[:rows, :, :columns].copy_(source[:rows, :, :columns])
+        return new
+
+    def _capacity(self, num_rows: int, columns: int) -> int:
+        """The columns needed, doubled up from the first capacity as far as lengths and budget allow."""
+        doubled = _FIRST_CAPACITY
+        while doubled < columns:
+            doubled *= 2
+        return max(columns, min(doubled, self.max_length, self._budget_tokens // num_rows))
+
+    def _tensors_with(self, slot: int) -> Iterator[torch.Tensor]:  # each [rows, kv_heads, capacity + 1, dim]
+        """Every buffer that has a row for the slot."""
+        for buffers in self._buffers:
+            if buffers is not None and buffers.keys.shape[0] > slot:
+                yield from buffers
+
+    def _check_room(self, slot: int, start: int, width: int) -> None:
+        if start + width > self.max_length:
+            raise CapacityError(
+                f"slot {slot} would hold {start + width} tokens ({start} + {width}), the limit is "
+                f"max_length={self.max_length}; shorten the request or build the decoder with a larger max_length"
+            )
 
     def _checked(self, slot: int) -> int:
         if not 0 <= slot < self.num_slots:
@@ -237,3 +315,13 @@ def _rows(buffer: torch.Tensor, step: CachePass) -> torch.Tensor:
 
 def _column_bytes(buffer: torch.Tensor) -> int:
     return buffer.shape[1] * buffer.shape[3] * buffer.element_size()
+
+
+def _move(layers: Sequence[KeyValues], slot: int, sources: Sequence[int], target: int) -> None:
+    """Copies columns of one slot to `target` and on, in every one of the layers."""
+    indexes: dict[torch.device, torch.Tensor] = {}
+    for tensor in chain.from_iterable(layers):
+        index = indexes.get(tensor.device)
+        if index is None:
+            index = indexes[tensor.device] = torch.tensor(sources, device=tensor.device)
+        tensor[slot, :, target : target + len(sources)] = tensor[slot].index_select(1, index)

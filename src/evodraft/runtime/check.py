@@ -8,10 +8,11 @@ This module does not know what the sequences mean, and beyond its three tokens i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 
@@ -23,9 +24,10 @@ from evodraft.runtime.view import SlotView
 from evodraft.runtime.window_probe import ignores_window
 
 if TYPE_CHECKING:
+    from evodraft.runtime.base import Decoder, DecoderOutput
     from evodraft.runtime.support import ModelFacts
 
-_LENGTH = 3  # tokens of each of the two sequences
+CHECKED_LENGTH: Final = 4  # tokens that a slot must be able to hold
 _MARGIN = 0.05  # of the distance to a wrong context: what coarse arithmetic (int8, bfloat16) may deviate
 
 
@@ -35,22 +37,33 @@ def check_model(model: torch.nn.Module, facts: ModelFacts) -> ModelFacts:
     Raises UnsupportedModelError if the model cannot be decoded in slots.
     """
     window = facts.unproven_window
-    cache = SlotCache(facts.num_layers, num_slots=2, max_length=_LENGTH)
+    cache = SlotCache(facts.num_layers, num_slots=2, max_length=CHECKED_LENGTH)
     token_ids = _two_sequences(facts.vocab_size)
     with _naming_failures(facts):
         if window is not None and ignores_window(model, facts, window):
             facts = replace(facts, kinds=(FULL_ATTENTION,))
         call = ModelCall(model, facts)
-        ours = _in_pieces(call, SlotView(cache), token_ids)
+        ours = _in_pieces(functools.partial(call, SlotView(cache)), token_ids)
         reference = call.reference(token_ids)
-    deviation, limit = _deviation(ours, reference.float()), _limit(reference)
-    if not deviation <= limit:  # written so that NaN is refused too
-        raise UnsupportedModelError(
-            f"model type {facts.model_type!r} scores ragged passes differently from plain text: logits differ by "
-            f"{deviation:.3g} (root mean square), the limit is {limit:.3g}; it probably ignores attention_mask or "
-            "position_ids; choose another architecture, or build HfDecoder(model, self_check=False) if this is wrong"
-        )
+    _refuse_deviation(
+        ours,
+        reference,
+        f"model type {facts.model_type!r} scores ragged passes differently from plain text",
+        "it probably ignores attention_mask or position_ids; choose another architecture, or build "
+        "HfDecoder(model, self_check=False) if this is wrong",
+    )
     return replace(facts, bytes_per_token=cache.bytes_per_token)
+
+
+def check_decoder(decoder: Decoder, model: torch.nn.Module, facts: ModelFacts) -> None:
+    """Raises UnsupportedModelError unless a decoder with two empty slots says what the model's own modules say."""
+    token_ids = _two_sequences(facts.vocab_size)
+    _refuse_deviation(
+        _in_pieces(decoder.forward, token_ids),
+        ModelCall(model, facts).reference(token_ids),
+        f"computing with the weights of model type {facts.model_type!r} says something else than its modules",
+        "take another runtime",
+    )
 
 
 @contextmanager
@@ -73,15 +86,24 @@ def _two_sequences(vocab_size: int) -> torch.Tensor:  # [2, 3]
     return torch.tensor([first, second])
 
 
-def _in_pieces(call: ModelCall, view: SlotView, token_ids: torch.Tensor) -> torch.Tensor:  # [2, 3, vocab]
-    """2 + 1 tokens of the first sequence beside 1 + 2 of the second, the rows in another order each time."""
+def _in_pieces(score: Callable[..., DecoderOutput], token_ids: torch.Tensor) -> torch.Tensor:  # [2, 3, vocab]
+    """2 + 1 tokens of the first sequence beside 1 + 2 of the second, the rows in another order each time; beside the
+    last token of the first stands another one, a branch of its own."""
     padded = token_ids[:, :2].clone()
-    early = call(view, padded.flip(0), widths=[1, 2], slots=[1, 0]).logits
-    late_ids = torch.stack([token_ids[0, [2, 2]], token_ids[1, 1:]])
-    late = call(view, late_ids, widths=[1, 2], slots=[0, 1]).logits
+    early = score(padded.flip(0), widths=[1, 2], slots=[1, 0]).logits
+    late_ids = torch.stack([token_ids[0, [0, 2]], token_ids[1, 1:]])
+    late = score(late_ids, widths=[2, 2], slots=[0, 1], parents=[(-1, -1), (-1, 0)]).logits
     assert early is not None
     assert late is not None
-    return torch.stack([torch.cat([early[1], late[0, :1]]), torch.cat([early[0, :1], late[1]])]).float()
+    return torch.stack([torch.cat([early[1], late[0, 1:]]), torch.cat([early[0, :1], late[1]])]).float()
+
+
+def _refuse_deviation(ours: torch.Tensor, reference: torch.Tensor, what: str, remedy: str) -> None:
+    deviation, limit = _deviation(ours.to(reference.device), reference.float()), _limit(reference)
+    if not deviation <= limit:  # written so that NaN is refused too
+        raise UnsupportedModelError(
+            f"{what}: logits differ by {deviation:.3g} (root mean square), the limit is {limit:.3g}; {remedy}"
+        )
 
 
 def _deviation(ours: torch.Tensor, reference: torch.Tensor) -> float:  # both [2, 3, vocab]

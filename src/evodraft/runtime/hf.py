@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from evodraft.runtime.cache import SlotCache
 from evodraft.runtime.check import check_model
 from evodraft.runtime.model_call import ModelCall
+from evodraft.runtime.slotted import SlottedDecoder
 from evodraft.runtime.support import ModelFacts, resolve_max_length
 from evodraft.runtime.view import SlotView
 
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     from evodraft.runtime.base import DecoderOutput
 
 
-class HfDecoder:
+class HfDecoder(SlottedDecoder):
     """Decodes with a transformers model that the caller owns.
 
     `max_length` defaults to the model's context, lowered to what `kv_cache_bytes` holds for `num_slots` sequences.
-    `self_check` runs three passes over six tokens and refuses a model that would be silently wrong.
+    `cache_tokens` bounds what the cache takes ahead of need, rows x columns (default: `num_slots x max_length`).
+    `self_check` runs three passes over six tokens and refuses a model that would be silently wrong; with `facts`, which
+    `check_model` gave, it was done before.
 
     >>> import torch
     >>> from evodraft.testing.tiny import tiny_model
@@ -46,41 +49,17 @@ class HfDecoder:
         max_length: int | None = None,
         kv_cache_bytes: int | None = None,
         *,
+        cache_tokens: int | None = None,
         self_check: bool = True,
+        facts: ModelFacts | None = None,
     ) -> None:
-        facts = ModelFacts.of(model)
+        if facts is None:
+            facts = check_model(model, ModelFacts.of(model)) if self_check else ModelFacts.of(model)
+        length = resolve_max_length(facts, max_length, num_slots, kv_cache_bytes)
+        super().__init__(facts, SlotCache(facts.num_layers, num_slots, length, budget_tokens=cache_tokens))
         self.model = model
-        self._facts = check_model(model, facts) if self_check else facts
-        self._call = ModelCall(model, self._facts)
-        length = resolve_max_length(self._facts, max_length, num_slots, kv_cache_bytes)
-        self._cache = SlotCache(self._facts.num_layers, num_slots, length)
+        self._call = ModelCall(model, facts)
         self._view = SlotView(self._cache)
-
-    @property
-    def vocab_size(self) -> int:
-        return self._facts.vocab_size
-
-    @property
-    def num_layers(self) -> int:
-        return self._facts.num_layers
-
-    @property
-    def num_slots(self) -> int:
-        return self._cache.num_slots
-
-    @property
-    def max_length(self) -> int:
-        return self._cache.max_length
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes of keys and values that one token of one slot takes in all layers."""
-        return self._facts.bytes_per_token
-
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes that the key-value buffers take at this moment."""
-        return self._cache.allocated_bytes
 
     def forward(
         self,
@@ -88,20 +67,9 @@ class HfDecoder:
         widths: Sequence[int],  # [batch]
         slots: Sequence[int],  # [batch]
         *,
+        parents: Sequence[Sequence[int]] | None = None,  # [batch][widths[r]]
         want_logits: bool = True,
         taps: Sequence[int] = (),
     ) -> DecoderOutput:
         """Appends tokens and scores them; if the model raises, all lengths are as before."""
-        return self._call(self._view, token_ids, widths, slots, want_logits=want_logits, taps=taps)
-
-    def length(self, slot: int) -> int:
-        return self._cache.length(slot)
-
-    def crop(self, slot: int, length: int, layers: range | None = None) -> None:
-        self._cache.crop(slot, length, layers)
-
-    def release(self, slot: int) -> None:
-        self._cache.release(slot)
-
-    def scrub(self, slot: int) -> None:
-        self._cache.scrub(slot)
+        return self._call(self._view, token_ids, widths, slots, parents=parents, want_logits=want_logits, taps=taps)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import torch
 
 from evodraft.errors import UnsupportedModelError
+from evodraft.runtime.trees import ancestors, depths
 
 if TYPE_CHECKING:
     from evodraft.runtime.cache import CachePass
@@ -39,11 +40,20 @@ class PassInputs(NamedTuple):
     attention_mask: torch.Tensor | Mapping[str, torch.Tensor]  # each [batch, 1, width, columns]
 
 
+class _Sight(NamedTuple):
+    """What a pass sees, before windows and chunks."""
+
+    positions: torch.Tensor  # [batch, width], of the queries
+    held: torch.Tensor  # [columns] or [batch, 1, 1, columns]: the position that each column holds
+    seen: torch.Tensor  # [batch, 1, width, columns]
+
+
 class MaskBuilder:
     """Draws the masks of a pass for one model.
 
     `additive` is None for boolean masks (sdpa); for eager attention it is the dtype of a mask that is added to the
-    scores. No row of a mask is ever empty: padding sees what the row's last token sees.
+    scores. No row of a mask is ever empty: padding sees what the row's last token sees. Windows and chunks
+    count positions, so that a branch of a tree sees as far back as it would alone.
     """
 
     def __init__(self, kinds: tuple[LayerKind, ...], device: torch.device, additive: torch.dtype | None = None) -> None:
@@ -54,22 +64,36 @@ class MaskBuilder:
 
     def build(self, step: CachePass) -> PassInputs:
         """Positions and masks of one pass; a plain tensor if all layers are of one kind, else one per kind."""
-        positions = self._positions(step)
-        masks = {kind.name: self._mask(kind, positions, step.columns) for kind in self._kinds}
-        return PassInputs(positions, next(iter(masks.values())) if len(masks) == 1 else masks)
+        sight = self._chains(step) if step.parents is None else self._trees(step, step.parents)
+        masks = {kind.name: self._mask(kind, sight) for kind in self._kinds}
+        return PassInputs(sight.positions, next(iter(masks.values())) if len(masks) == 1 else masks)
 
-    def _positions(self, step: CachePass) -> torch.Tensor:  # [batch, width]
+    def _chains(self, step: CachePass) -> _Sight:
         starts, ends = torch.tensor([step.starts, step.ends], device=self._device).unsqueeze(-1)
-        return torch.minimum(starts + self._arange(step.width), ends - 1)
+        positions = torch.minimum(starts + self._arange(step.width), ends - 1)
+        columns = self._arange(step.columns)
+        return _Sight(positions, columns, columns <= positions[:, None, :, None])
 
-    def _mask(self, kind: LayerKind, positions: torch.Tensor, columns: int) -> torch.Tensor:
-        query = positions[:, None, :, None]
-        key = self._arange(columns)
-        seen = key <= query  # [batch, 1, width, columns]
+    def _trees(self, step: CachePass, parents: tuple[tuple[int, ...], ...]) -> _Sight:
+        """What the slot held is seen by all nodes; of the nodes each sees its ancestors and itself."""
+        starts = torch.tensor(step.starts)[:, None]
+        nodes = (
+            torch.arange(step.columns) - starts
+        )  # [batch, columns]: which node a column holds, negative = held before
+        within = nodes.clamp(0, step.width - 1)
+        depth = torch.tensor([_padded(depths(row), step.width) for row in parents])  # [batch, width]
+        family = torch.stack([ancestors(row, step.width) for row in parents])  # [batch, width, width]
+        seen = family.gather(2, within[:, None].expand(-1, step.width, -1)) & (nodes < step.width)[:, None]
+        seen |= (nodes < 0)[:, None]
+        held = torch.where(nodes < 0, nodes, depth.gather(1, within)) + starts
+        return _Sight(*(part.to(self._device) for part in (starts + depth, held[:, None, None], seen[:, None])))
+
+    def _mask(self, kind: LayerKind, sight: _Sight) -> torch.Tensor:  # [batch, 1, width, columns]
+        query, key, seen = sight.positions[:, None, :, None], sight.held, sight.seen
         if kind.window is not None:
-            seen &= key > query - kind.window
+            seen = seen & (key > query - kind.window)
         if kind.chunk is not None:
-            seen &= key // kind.chunk == query // kind.chunk
+            seen = seen & (key // kind.chunk == query // kind.chunk)
         if self._additive is None:
             return seen
         blocked = torch.finfo(self._additive).min
@@ -79,6 +103,10 @@ class MaskBuilder:
         if self._range.shape[0] < length:
             self._range = torch.arange(2 * length, device=self._device)
         return self._range[:length]
+
+
+def _padded(numbers: list[int], length: int) -> list[int]:
+    return numbers + numbers[-1:] * (length - len(numbers))
 
 
 def layer_kinds(config: Any) -> tuple[LayerKind, ...]:

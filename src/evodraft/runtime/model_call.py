@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evodraft.errors import CapacityError, UnsupportedModelError
+from evodraft.errors import CapacityError
 from evodraft.runtime.base import DecoderOutput
 from evodraft.runtime.masks import MaskBuilder
+from evodraft.runtime.slotted import check_taps
 
 if TYPE_CHECKING:
     from evodraft.runtime.support import ModelFacts
@@ -38,15 +39,16 @@ class ModelCall:
         widths: Sequence[int],  # [batch]
         slots: Sequence[int],  # [batch]
         *,
+        parents: Sequence[Sequence[int]] | None = None,  # [batch][widths[r]]
         want_logits: bool = True,
         taps: Sequence[int] = (),
     ) -> DecoderOutput:
         """Appends and scores; the lengths of the slots advance only if the model returned."""
-        self._check_taps(taps)
-        step = view.slot_cache.plan(slots, widths, token_ids.shape[1])
+        check_taps(taps, self._facts)
+        step = view.slot_cache.plan(slots, widths, token_ids.shape[1], parents=parents)
         inputs = self._masks.build(step)
         # Not inference_mode: what a model keeps from a pass (rotary tables) must stay usable for the caller's training.
-        with torch.no_grad(), evaluating(self._model), _naming_exhausted_memory(), view.during(step):
+        with torch.no_grad(), evaluating(self._model), naming_exhausted_memory(), view.during(step):
             output = self._model(
                 input_ids=token_ids.to(self._facts.device),
                 attention_mask=inputs.attention_mask,
@@ -64,7 +66,7 @@ class ModelCall:
 
     def reference(self, token_ids: torch.Tensor) -> torch.Tensor:  # [batch, width] -> [batch, width, vocab]
         """Logits of whole sequences the plain way: no cache, no mask, no positions of ours."""
-        with torch.no_grad(), evaluating(self._model), _naming_exhausted_memory():
+        with torch.no_grad(), evaluating(self._model), naming_exhausted_memory():
             logits: torch.Tensor = self._model(
                 input_ids=token_ids.to(self._facts.device), use_cache=False, return_dict=True
             ).logits
@@ -73,14 +75,6 @@ class ModelCall:
     def _options(self, want_logits: bool) -> dict[str, Any]:
         # Nobody reads these logits: one row of the vocabulary instead of `width`.
         return {"logits_to_keep": 1} if not want_logits and self._facts.has_logits_to_keep else {}
-
-    def _check_taps(self, taps: Sequence[int]) -> None:
-        for layer in taps:
-            if not 0 <= layer <= self._facts.num_layers:
-                raise UnsupportedModelError(
-                    f"tap {layer} is outside 0..{self._facts.num_layers} of model type {self._facts.model_type!r}; "
-                    "use a drafter that was trained for this target"
-                )
 
 
 @contextmanager
@@ -99,7 +93,8 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _naming_exhausted_memory() -> Iterator[None]:
+def naming_exhausted_memory() -> Iterator[None]:
+    """Turns the device's error into CapacityError."""
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -35,6 +35,7 @@ class ModelFacts:
     unproven_window: int | None  # a window that the config names without saying which layers have it
     additive: torch.dtype | None  # dtype of an additive mask, None if the attention takes boolean ones
     device: torch.device  # of the token ids
+    dtype: torch.dtype  # that the model computes in
     bytes_per_token: int  # keys and values of one position in all layers, as the config describes them
     has_logits_to_keep: bool
 
@@ -56,6 +57,7 @@ class ModelFacts:
             unproven_window=None if getattr(config, "layer_types", None) else _window(config),
             additive=_additive(config, dtype),
             device=torch.device("cpu") if embedding.is_meta else embedding.device,
+            dtype=dtype,
             bytes_per_token=_bytes_per_token(config, dtype),
             has_logits_to_keep="logits_to_keep" in parameters,
         )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
 from evodraft.assemble import LoadedTarget
+from evodraft.bench import lineup
 from evodraft.bench.lineup import methods_of, start_peers
+from evodraft.bench.plan import Order
 from evodraft.bench.suites import Suite, load_suite
 from evodraft.errors import BenchError, ConfigError, UnknownOptionError
 from evodraft.testing.pairs import tiny_pair
@@ -56,9 +59,9 @@ def test_what_is_neither_is_named_with_what_there_is(suite: Suite) -> None:
 
 def start(specs: list[str], model: str, folder: Path) -> None:
     pair = tiny_pair()
-    target = LoadedTarget(pair.target, pair.tokenizer)
+    order = Order(load_suite("domains"), (), LoadedTarget(pair.target, pair.tokenizer), model=model)
     with ExitStack() as stack:
-        start_peers(specs, folder, model, None, target, threads=1, max_model_len=64, max_batch=1, stack=stack)
+        start_peers(specs, folder, order, None, threads=1, stack=stack)
 
 
 def test_peers_that_do_not_exist_or_are_not_installed_are_named(bundle: Path, tmp_path: Path) -> None:
@@ -73,6 +76,46 @@ def test_peers_that_do_not_exist_or_are_not_installed_are_named(bundle: Path, tm
 def test_peers_need_the_weights_as_a_folder(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="peers need the weights of owner/model as a folder"):
         start(["transformers/plain"], "owner/model", tmp_path)
+
+
+class Started(NamedTuple):
+    """What a peer is started with."""
+
+    positional: tuple[Any, ...]
+    named: dict[str, Any]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_peers_get_the_orders_folder_stop_ids_and_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignore_eos: bool
+) -> None:
+    started: list[Started] = []
+
+    def make(*positional: Any, **named: Any) -> Started:
+        started.append(Started(positional, named))
+        return started[-1]
+
+    monkeypatch.setattr(lineup, "PeerContestant", make)
+    suite = load_suite("batch", ignore_eos=ignore_eos, max_new_tokens=4)
+    pair = tiny_pair()
+    target = LoadedTarget(pair.target, pair.tokenizer)
+    order = Order(suite, (), target, model="random:tiny", folder=tmp_path / "weights", synthetic="random weights")
+    with ExitStack() as stack:
+        start_peers(["vllm/plain"], tmp_path, order, None, threads=3, stack=stack)
+    [peer] = started
+    assert [path for path in peer.positional[2:] if path is not None] == [tmp_path, tmp_path / "weights"]
+    assert peer.named == {
+        "dtype": "float32",
+        "threads": 3,
+        "eos_token_ids": [] if ignore_eos else sorted(target.eos_token_ids),
+        "max_model_len": order.max_length,
+        "max_batch": 8,
+        "synthetic": "random weights",
+    }
+    assert target.eos_token_ids
 
 
 def test_no_peers_need_nothing(tmp_path: Path) -> None:

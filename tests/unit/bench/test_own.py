@@ -6,10 +6,11 @@ import pytest
 
 from evodraft.assemble import LoadedTarget, LoadOptions
 from evodraft.bench.contestants import Ask
-from evodraft.bench.own import Method, Stage, parts_of
+from evodraft.bench.own import Method, Stage
 from evodraft.config import EngineConfig
 from evodraft.errors import BenchError, UnknownOptionError
 from evodraft.testing.pairs import tiny_pair
+from evodraft.types import Plan
 
 PAIR = tiny_pair()
 EOS = 256
@@ -73,13 +74,59 @@ def test_reset_builds_everything_anew_and_close_ends_it() -> None:
     before = contestant.generate(asks(1))
     contestant.reset()
     assert contestant.engine is not engine
-    assert contestant.engine.metrics.num_tokens == 0
     after = contestant.generate(asks(1))
     assert after.answers[0].token_ids == before.answers[0].token_ids
     contestant.close()
     contestant.close()
     with pytest.raises(BenchError, match="is closed"):
         contestant.generate(asks(1))
+
+
+def test_a_new_engine_repeats_the_beginning_of_the_first_answer_and_nobody_learns_from_it() -> None:
+    contestant = method("ngram")
+    contestant.reset()
+    assert contestant.engine.metrics.num_tokens == 0  # nothing was asked yet
+    [told] = contestant.generate(asks(1)).answers
+    contestant.generate(asks(2)[1:])
+    contestant.reset()
+    assert contestant.engine.metrics.num_tokens == 8
+    assert contestant.generate(asks(1)).answers[0].token_ids == told.token_ids
+    stats = contestant.generate(asks(1)).answers[0].stats
+    assert stats is not None
+    assert len(contestant.generate(asks(1)).rounds) == stats.num_target_passes
+
+
+def test_what_fails_while_it_warms_up_leaves_nothing_behind() -> None:
+    class Moody:
+        """A controller that raises after it was told to."""
+
+        needs_signals = False
+        is_broken = False
+
+        def start(self, request_id: str) -> None:
+            if self.is_broken:
+                raise RuntimeError("not today")
+
+        def plan(self, request_id: str) -> Plan:
+            return Plan(0)
+
+        def more(self, rows: object) -> list[bool]:
+            return []
+
+        def observe(self, feedback: object) -> None:
+            """Nothing is learnt."""
+
+        def finish(self, request_id: str) -> None:
+            """Nothing was kept."""
+
+    controller = Moody()
+    contestant = method("ngram", controller=controller)
+    before = contestant.generate(asks(1)).answers[0].token_ids
+    controller.is_broken = True
+    contestant.reset()
+    controller.is_broken = False
+    assert not contestant.engine.has_work
+    assert contestant.generate(asks(1)).answers[0].token_ids == before
 
 
 def test_memory_counts_target_and_draft() -> None:
@@ -102,18 +149,29 @@ def test_profiles_say_what_a_method_claims() -> None:
     assert contestant.profile.options == {"drafter": "ngram"}
 
 
+@pytest.mark.parametrize("runtime", ["eager", "transformers"])
+def test_a_method_may_have_a_runtime_of_its_own_and_says_which(runtime: str) -> None:
+    contestant = method(None, runtime=runtime, numerics="fast")
+    assert contestant.profile.label == f"runtime {runtime}"
+    assert contestant.generate(asks(1)).answers[0].token_ids == method(None).generate(asks(1)).answers[0].token_ids
+    contestant.reset()
+    assert contestant.memory().weights_bytes == method(None).memory().weights_bytes
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"drafer": "ngram"}, "unknown method option 'drafer'; did you mean 'drafter'"),
         ({"drafter": "ngrm"}, "unknown drafter 'ngrm'"),
+        ({"runtime": "eeger"}, "unknown runtime 'eeger'; did you mean 'eager'"),
+        ({"numerics": "slow"}, "unknown numerics mode 'slow'"),
         ({"vocabulary": "static"}, "unknown vocabulary"),
         ({"learners": ["parameters"]}, "unknown learner"),
     ],
 )
 def test_options_that_nobody_knows_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(UnknownOptionError, match=message):
-        parts_of(options, "rejection")
+        Method("m", options, stage())
 
 
 def test_tensors_that_draft_and_target_share_are_counted_once() -> None:

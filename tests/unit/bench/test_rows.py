@@ -166,6 +166,27 @@ def test_greedy_rows_of_repeated_text_do_not_count_and_sampled_ones_do() -> None
     assert rows(table(pair_of_turns(), temperature=0))["fast", "law"].is_counted
 
 
+def test_repetition_does_not_matter_where_nobody_drafts() -> None:
+    def counted(own: Sequence[tuple[int, int]], baseline: Sequence[tuple[int, int]], *, tells: bool = True) -> bool:
+        turns = [
+            turn("plain", 0, 1.0, token_ids=LOOPING, rounds=baseline),
+            turn("other", 0, 1.0, token_ids=LOOPING, rounds=own, tells=tells),
+        ]
+        return rows(table(turns, temperature=0))["other", "law"].is_counted
+
+    nothing, drafts = ((0, 0),) * 20, ((4, 3),) * 5
+    assert counted(nothing, nothing)
+    assert not counted(drafts, nothing)
+    assert not counted(nothing, drafts)
+    assert not counted(nothing, nothing, tells=False)
+
+
+def test_a_row_is_plain_where_it_is_known_that_nothing_was_drafted() -> None:
+    found = rows(table(pair_of_turns()))
+    assert (found["plain", "law"].is_plain, found["fast", "law"].is_plain) == (True, False)
+    assert not rows(table(pair_of_turns(tells=False)))["fast", "law"].is_plain
+
+
 def test_rows_that_fail_their_check_or_are_synthetic_do_not_count() -> None:
     assert not rows(table(pair_of_turns(), deficit=0.6))["fast", "law"].is_counted
     assert not rows(table(pair_of_turns(), synthetic="random weights"))["fast", "law"].is_counted

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from evodraft.bench.plan import Order
+from evodraft.bench.report import tables
+from evodraft.bench.run import run
 from evodraft.bench.start import Wishes, prepare, start
+from evodraft.bench.theirs import Generate
 from evodraft.errors import BenchError, ConfigError, UnknownOptionError
+from evodraft.runtime.load import load_model
 
 SIZES = {"conditions": ["T=0.7"], "max_new_tokens": 6, "prompts_per_group": 2}
 
@@ -65,9 +72,56 @@ def test_random_weights_and_forced_acceptance_are_marked_everywhere(suite_file: 
     assert row.mean_acceptance_length > 4
 
 
-def test_what_is_synthetic_stands_beside_no_peer(suite_file: Path) -> None:
-    with pytest.raises(ConfigError, match="peers cannot be compared with what is synthetic"):
-        prepare(Wishes(str(suite_file), model="random:tiny", peers=("transformers/plain",), load={"device": "cpu"}))
+def test_peers_load_random_weights_from_the_folder_that_methods_run_on(
+    suite_file: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    wishes = Wishes(str(suite_file), model="random:tiny", load={"device": "cpu"})
+    assert prepare(wishes).folder is None
+    assert not (tmp_path / "cache").exists()  # without peers nothing is written
+    order = prepare(replace(wishes, peers=("transformers/plain",)))
+    assert order.folder is not None
+    assert order.folder.is_relative_to(tmp_path / "cache")
+    assert (order.synthetic, order.model) == ("random weights in the shape of tiny", "random:tiny")
+    assert order.stop_token_ids == frozenset()
+    stored = load_model(order.folder).model.state_dict()
+    assert all(torch.equal(weight, stored[name]) for name, weight in order.target.model.state_dict().items())
+
+
+def test_synthetic_peers_are_marked_and_never_counted(order: Callable[..., Order]) -> None:
+    made = replace(order(ignore_eos=True, conditions=["T=0"], methods={}), synthetic="random weights")
+    result = run(made, [Generate(made.target.model, "transformers/plain", made.synthetic)])
+    assert [record.synthetic for record in result.contestants] == ["random weights"] * 3
+    rows = [row for row in result.rows if row.contestant == "transformers/plain"]
+    assert all(row.check is not None and row.check.is_passed and not row.is_counted for row in rows)
+    assert {tables.note(result, row) for row in rows} == {"synthetic"}
+
+
+def test_a_peer_that_does_not_exist_is_named_before_a_model_is_loaded(suite_file: Path) -> None:
+    with pytest.raises(UnknownOptionError, match="did you mean 'vllm'"):
+        prepare(Wishes(str(suite_file), model="nowhere/at-all", peers=("vlm/plain",)))
+
+
+@pytest.mark.parametrize("model", ["demo", "random:tiny"])
+def test_runtime_is_plain_decoding_of_any_model_to_the_same_length(bundle: Path, model: str) -> None:
+    sizes = {"max_new_tokens": 40, "prompts_per_group": 1}
+    result = start(Wishes("runtime", model=model, overrides=sizes, load={"device": "cpu", "dtype": "float32"}))
+    assert [record.name for record in result.contestants] == ["plain", "control"]
+    assert {(item.num_tokens, item.num_draft_tokens, item.error) for item in result.items} == {(40, 0, None)}
+    assert result.notes == ("no token ends an answer: all have 40 tokens",)
+    notes = {tables.note(result, row) for row in result.rows}
+    assert notes == ({"synthetic"} if model.startswith("random") else {""})
+
+
+def test_answers_must_leave_room_for_a_prompt(bundle: Path, suite_file: Path) -> None:
+    with pytest.raises(BenchError, match="max_new_tokens=1000000 leaves no room for a prompt"):
+        prepare(Wishes(str(suite_file), overrides={"max_new_tokens": 1_000_000}))
+
+
+def test_wishes_that_contradict_each_other_are_refused(suite_file: Path) -> None:
+    forced = Wishes(str(suite_file), model="random:tiny", peers=("transformers/plain",), force_acceptance=0.5)
+    with pytest.raises(ConfigError, match="--force-acceptance goes with no --peer"):
+        prepare(forced)
     with pytest.raises(ConfigError, match="--draft x does not go with random:tiny"):
         prepare(Wishes(str(suite_file), model="random:tiny", draft="x"))
     with pytest.raises(UnknownOptionError, match="tiny"):

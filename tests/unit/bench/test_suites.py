@@ -84,9 +84,24 @@ def test_methods_and_verifiers_are_known(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", suite_names())
-def test_the_headline_is_sampled(name: str) -> None:
-    headline = load_suite(name).conditions[0]
-    assert (headline.temperature, headline.verifier) == (0.7, "rejection")
+def test_the_headline_is_sampled_where_somebody_drafts(name: str) -> None:
+    suite = load_suite(name)
+    headline = suite.conditions[0]
+    assert (headline.temperature, headline.verifier) == (0.7 if suite.methods else 0.0, "rejection")
+
+
+def test_runtime_is_plain_decoding_of_one_length() -> None:
+    for is_quick in (False, True):
+        suite = load_suite("runtime", is_quick=is_quick)
+        assert (suite.methods, suite.ignore_eos, suite.max_new_tokens) == ({}, True, 64)
+        assert [dict(source.options) for source in suite.sources] == [{"num_tokens": 128}]
+        assert [(condition.temperature, condition.batch_size) for condition in suite.conditions] == [(0.0, 1)]
+
+
+def test_quick_runtime_takes_half_a_minute_where_a_token_takes_40_ms() -> None:
+    suite = load_suite("runtime", is_quick=True)
+    num_answers = 2 * suite.num_prompts("random") * suite.repeats  # plain decoding and the control
+    assert num_answers * suite.max_new_tokens * 0.04 < 35
 
 
 def test_domains_is_the_protocol() -> None:
@@ -156,6 +171,12 @@ def test_data_then_quick_then_overrides(tmp_path: Path) -> None:
     assert quick.methods == {"none": {"drafter": "ngram", "controller": "fixed:2"}}
     said = load_suite(path, is_quick=True, prompts_per_group=3, seed=None, conditions=[Condition("hot", 2.0)])
     assert (said.prompts_per_group, said.seed, names(said)) == (3, 7, ["hot"])
+
+
+def test_without_methods_plain_decoding_stands_alone(tmp_path: Path) -> None:
+    assert load_suite(written(tmp_path, GOOD.partition("[methods.auto]")[0])).methods == {}
+    path = written(tmp_path, GOOD.replace('methods = ["none"]', "methods = []"))
+    assert (load_suite(path, is_quick=True).methods, len(load_suite(path).methods)) == ({}, 2)
 
 
 def test_overrides_choose_and_replace(tmp_path: Path) -> None:
@@ -265,7 +286,7 @@ def test_wrong_values_are_refused(tmp_path: Path, old: str, new: str, message: s
             'conditions = "greedy"',
             r"mine.toml, \[quick\]: conditions='greedy' is not a list",
         ),
-        ('methods = ["none"]', "methods = []", r"mine.toml, \[quick\]: methods is empty; name at least one"),
+        ('methods = ["none"]', "methods = 1", r"mine.toml, \[quick\]: methods=1 is not a list"),
     ],
 )
 def test_the_variants_are_checked_like_the_rest(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -117,13 +117,13 @@ def test_a_wrong_runtime_would_be_found(found: Verification, monkeypatch: pytest
     order = module._named(
         module.prepare(Wishes("verify", overrides=SIZES, load={"dtype": "float32"}, methods=("auto",)))
     )
-    right = module._generated
+    right = module.generated
 
     def wrong(model: object, ask: object) -> tuple[int, ...]:
         first, *rest = right(model, ask)  # type: ignore[arg-type]  # as they come
         return ((first + 1) % 257, *rest)
 
-    monkeypatch.setattr(module, "_generated", wrong)
+    monkeypatch.setattr(module, "generated", wrong)
     reference = module.compare_with_transformers(order)
     assert reference.num_identical == 0
     assert not reference.is_passed

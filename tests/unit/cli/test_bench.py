@@ -104,10 +104,26 @@ def test_failed_rows_and_failed_checks_end_with_3(
     assert said in ended.err
 
 
-def test_what_does_not_fit_the_context_is_refused(command, model_folder, suite) -> None:
-    ended = command("bench", "run", suite, "-m", model_folder, "--max-new-tokens", "1000")
+@pytest.mark.parametrize(
+    ("num_tokens", "message"),
+    [
+        (249, "8 tokens, but 7 fit into the context beside the answer"),
+        (256, "max_new_tokens=256 leaves no room for a prompt in the target's context of 256 tokens; use"),
+        (1_000_000, "max_new_tokens=1000000 leaves no room for a prompt in the target's context of 256 tokens; use"),
+    ],
+)
+def test_what_does_not_fit_the_context_is_refused(command, model_folder, suite, num_tokens: int, message: str) -> None:
+    ended = command("bench", "run", suite, "-m", model_folder, "--max-new-tokens", str(num_tokens))
     assert ended.code == 2
-    assert "fit into the context" in ended.err
+    assert message in ended.one_line
+
+
+def test_plain_decoding_alone_is_a_run(command, model_folder, suite, noise, tmp_path: Path) -> None:
+    noise(True)
+    path = tmp_path / "result.json"
+    ended = command("bench", "run", suite, "-m", model_folder, "--method", "plain", "--json", str(path))
+    assert ended.code == 0, ended.err
+    assert [record.name for record in read(path).contestants] == ["plain", "control"]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from evodraft.controllers import ConfidenceConfig, ConfidenceController, Progress
-from evodraft.controllers.confidence import best_threshold
+from evodraft.controllers import ConfidenceConfig, ConfidenceController, Progress, confidence
+from evodraft.controllers.confidence import Observations, best_threshold
 from evodraft.errors import ConfigError
 from evodraft.types import Commit, Draft, Feedback, Plan, Signals, Timings, Verdict
 
@@ -134,4 +134,30 @@ def test_old_observations_are_forgotten() -> None:
     controller.start("a")
     for _ in range(600):
         controller.observe(feedback([0.9, 0.2], 1, "a"))
-    assert len(controller._states["a"].matches) == len(controller._states["a"].probabilities) == 1024
+    assert len(controller._states["a"].seen) == 1024
+
+
+FEW_VALUES = st.sampled_from([0.0, 0.1, 1 / 3, 0.5, 0.75, 1.0])  # equal probabilities are common: a draft may be sure
+
+
+@given(st.lists(st.tuples(st.floats(0, 1) | FEW_VALUES, st.booleans()), max_size=60), st.integers(6, 40))
+def test_the_threshold_that_is_kept_up_is_the_one_of_the_latest_observations(observations, most: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(confidence, "_MAX_OBSERVATIONS", most)
+        seen = Observations()
+        for number, (probability, is_match) in enumerate(observations, 1):
+            seen.add(probability, is_match)
+            probabilities, matches = zip(*observations[:number][-most:], strict=True)
+            is_known = len(matches) >= 6 and len(set(matches)) == 2
+            assert seen.threshold() == (best_threshold(probabilities, matches) if is_known else None)
+            assert len(seen) == len(matches)
+
+
+def test_a_threshold_stays_when_what_it_came_from_is_forgotten() -> None:
+    controller = started()
+    for _ in range(5):
+        controller.observe(feedback([0.9, 0.7], 1))
+    for _ in range(1024):  # at the end all of them match, and teach nothing any more
+        controller.observe(feedback([0.5], 1))
+    assert goes_on(controller, 0.5)
+    assert not goes_on(controller, 0.49)

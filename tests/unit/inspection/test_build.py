@@ -51,6 +51,7 @@ def test_the_memory_plan_is_the_engines(pair: tuple[Path, Path], limits: dict[st
     assert memory is not None
     with LLM.from_pretrained(target, drafter=drafter, device="cpu", **limits) as llm:
         assert memory.max_model_len == llm.engine.target.decoder.max_length
+        assert memory.cache_budget_tokens == llm.engine.cache_tokens
     assert memory.cache_bytes <= memory.cache_budget_bytes
     assert memory.needed_bytes == memory.weight_bytes + memory.cache_bytes
     assert memory.is_enough
@@ -102,10 +103,11 @@ def test_a_large_model_on_a_machine_that_is_busy(shaped: Callable[..., Path], mo
     monkeypatch.setattr(build, "read_machine", lambda device: machine(free_bytes=16 * GIB))
     report = look(shaped("llama-3.1-8b"), "ngram", kv_cache_gib=8.0)
     assert report.memory is not None
-    assert (report.memory.max_model_len, report.memory.is_enough) == (8192, False)  # 8 GiB / 8 / 128 KiB
+    assert (report.memory.max_model_len, report.memory.is_enough) == (65536, False)  # 8 GiB / 128 KiB
     assert [warning.partition(":")[0].partition(";")[0] for warning in report.warnings] == [
         "23.0 GiB may be needed and 16.0 GiB are free",
-        "sequences are limited to 8192 of the model's 131072 tokens by memory",
+        "sequences are limited to 65536 of the model's 131072 tokens by memory",
+        "of sequences of 65536 tokens, the caches hold 1 at once, and max_batch is 8",
     ]
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from evodraft.errors import CapacityError, UnsupportedModelError
+from evodraft.errors import CapacityError, ConfigError, UnsupportedModelError
 from evodraft.runtime.hf import HfDecoder
+from evodraft.testing import check_decoder
 from evodraft.testing.tiny import TINY_FAMILIES, tiny_model
 
 IDS = torch.arange(3, 15).reshape(1, 12)
@@ -42,6 +43,37 @@ def test_it_says_what_it_is():
     assert decoder.length(2) == 4
     decoder.release(2)
     assert decoder.length(2) == 0
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_it_keeps_the_protocol(family):
+    model = tiny_model(family, vocab_size=32)
+    check_decoder(lambda num_slots, max_length: HfDecoder(model, num_slots, max_length))
+
+
+def test_the_cache_follows_need_within_its_budget():
+    decoder = HfDecoder(tiny_model("llama", vocab_size=48), num_slots=3, max_length=128, cache_tokens=2 * 80)
+    decoder.forward(IDS, [12], [0], want_logits=False)
+    assert decoder.cache_bytes == 1 * 65 * 256
+    for _ in range(5):
+        decoder.forward(IDS.expand(2, 12), [12, 12], [0, 1], want_logits=False)
+    assert decoder.cache_bytes == 2 * 81 * 256, "128 columns for two rows would exceed the budget"
+    decoder.release(1)
+    decoder.forward(IDS, [12], [0], want_logits=False)
+    assert decoder.cache_bytes == 1 * 129 * 256
+
+
+def test_a_failed_pass_over_a_tree_leaves_the_lengths():
+    decoder = HfDecoder(tiny_model("llama"), num_slots=2)
+    decoder.forward(IDS, [12], [1])
+    with pytest.raises(ConfigError, match="node 1 of a tree names parent 2"):
+        decoder.forward(IDS[:, :3], [3], [1], parents=[[-1, 2, 0]])
+    assert decoder.length(1) == 12
+    decoder.forward(IDS[:, :3], [3], [1], parents=[[-1, 0, 0]])
+    with pytest.raises(ConfigError, match=r"nodes \[3\] are no path"):
+        decoder.select(1, 12, [3])
+    decoder.select(1, 12, [0, 2])
+    assert decoder.length(1) == 14
 
 
 def test_the_budget_decides_the_length():

@@ -46,15 +46,63 @@ def test_a_mask_is_what_the_definition_says(kind):
     assert mask.any(dim=-1).all(), "a row that sees nothing makes NaN"
 
 
+TREES = ((-1, 0, 0, 2, -1, 3), (-1, 0), (-1, 0, 1, 2))
+DEPTHS = ((0, 1, 1, 2, 0, 3), (0, 1), (0, 1, 2, 3))
+
+
+def tree_step():
+    """A tree after 9 tokens, a chain after 5 and one after none, in slots that are no range."""
+    cache = SlotCache(num_layers=1, num_slots=4, max_length=32, bucket=4)
+    first = cache.plan([3, 1], [9, 5], 9)
+    cache.begin(first)
+    cache.commit(first)
+    return cache.plan([3, 1, 2], [6, 2, 4], 6, parents=TREES)
+
+
+def node_sees(kind, row, node, column, start):
+    """The definition: what was held and the way up, as far as a plain text of that path would see."""
+    way_up = {node}
+    while (node := TREES[row][node]) >= 0:
+        way_up.add(node)
+    if column >= start and column - start not in way_up:
+        return False
+    key = column if column < start else start + DEPTHS[row][column - start]
+    return sees(kind, start + DEPTHS[row][max(way_up)], key)
+
+
+@pytest.mark.parametrize("kind", [FULL_ATTENTION, SLIDING, CHUNKED])
+def test_a_node_sees_what_its_path_would_see_as_plain_text(kind):
+    step = tree_step()
+    positions, mask = MaskBuilder((kind,), CPU).build(step)
+    assert positions.tolist() == [[9, 10, 10, 11, 9, 12], [5, 6, 6, 6, 6, 6], [0, 1, 2, 3, 3, 3]]
+    assert mask.shape == (3, 1, 6, step.columns)
+    for row, (start, width) in enumerate(zip(step.starts, step.widths, strict=True)):
+        for query in range(6):
+            node = min(query, width - 1)  # padding sees what the last node sees
+            expected = [node_sees(kind, row, node, column, start) for column in range(step.columns)]
+            assert mask[row, 0, query].tolist() == expected, (row, query)
+
+
+def test_a_tree_of_chains_has_the_mask_of_chains():
+    cache = SlotCache(num_layers=1, num_slots=2, max_length=32, bucket=4)
+    forked = cache.plan([0, 1], [3, 3], 3, parents=[[-1, 0, 1], [-1, 0, 0]])
+    chains = MaskBuilder((SLIDING,), CPU).build(cache.plan([0, 1], [3, 3], 3))
+    built = MaskBuilder((SLIDING,), CPU).build(forked)
+    assert torch.equal(built.attention_mask[0], chains.attention_mask[0])
+    assert torch.equal(built.position_ids[0], chains.position_ids[0])
+    assert not torch.equal(built.attention_mask[1], chains.attention_mask[1])
+
+
 def test_mixed_kinds_get_a_mask_each():
     masks = MaskBuilder((SLIDING, FULL_ATTENTION), CPU).build(ragged_step()).attention_mask
     assert set(masks) == {"sliding_attention", "full_attention"}
     assert masks["sliding_attention"].sum() < masks["full_attention"].sum()
 
 
-def test_an_additive_mask_blocks_with_the_least_finite_number():
-    boolean = MaskBuilder((SLIDING,), CPU).build(ragged_step()).attention_mask
-    additive = MaskBuilder((SLIDING,), CPU, torch.bfloat16).build(ragged_step()).attention_mask
+@pytest.mark.parametrize("make_step", [ragged_step, tree_step])
+def test_an_additive_mask_blocks_with_the_least_finite_number(make_step):
+    boolean = MaskBuilder((SLIDING,), CPU).build(make_step()).attention_mask
+    additive = MaskBuilder((SLIDING,), CPU, torch.bfloat16).build(make_step()).attention_mask
     assert additive.dtype is torch.bfloat16
     assert torch.equal(additive == 0, boolean)
     assert (additive[~boolean] == torch.finfo(torch.bfloat16).min).all()

@@ -10,8 +10,9 @@ import torch
 from evodraft.controllers import FixedController
 from evodraft.drafters import ModelDrafter, NgramDrafter
 from evodraft.drafters.base import DraftStep
-from evodraft.errors import CapacityError
+from evodraft.errors import CapacityError, ConfigError
 from evodraft.learners import LearnerNeeds
+from evodraft.runtime.trees import checked_parents
 from evodraft.sampling import RequestKeys
 from evodraft.testing import (
     ScriptedDrafter,
@@ -501,12 +502,12 @@ class NotEmpty(Decoder):
 
 
 class AlwaysLogits(Decoder):
-    def forward(self, token_ids, widths, slots, *, want_logits=True, taps=()):
+    def forward(self, token_ids, widths, slots, *, parents=None, want_logits=True, taps=()):
         return super().forward(token_ids, widths, slots, taps=taps)
 
 
 class NeverLogits(Decoder):
-    def forward(self, token_ids, widths, slots, *, want_logits=True, taps=()):
+    def forward(self, token_ids, widths, slots, *, parents=None, want_logits=True, taps=()):
         return super().forward(token_ids, widths, slots, want_logits=False, taps=taps)
 
 
@@ -605,7 +606,7 @@ class LateRefusal(Decoder):
 
 
 class NoTaps(Decoder):
-    def forward(self, token_ids, widths, slots, *, want_logits=True, taps=()):
+    def forward(self, token_ids, widths, slots, *, parents=None, want_logits=True, taps=()):
         return super().forward(token_ids, widths, slots, want_logits=want_logits)
 
 
@@ -613,6 +614,61 @@ class ShortTaps(Decoder):
     def forward(self, token_ids, widths, slots, **options):
         output = super().forward(token_ids, widths, slots, **options)
         return dataclasses.replace(output, taps={layer: hidden[:, :1] for layer, hidden in output.taps.items()})
+
+
+class TreesAreChains(Decoder):
+    def forward(self, token_ids, widths, slots, *, parents=None, **options):
+        checked_parents(parents, widths)
+        return super().forward(token_ids, widths, slots, **options)
+
+
+class AnyParents(Decoder):
+    def forward(self, token_ids, widths, slots, *, parents=None, **options):
+        if parents is not None and len(parents) == 1:
+            parents = None
+        return super().forward(token_ids, widths, slots, parents=parents, **options)
+
+
+class AdvancesBeforeParents(Decoder):
+    def forward(self, token_ids, widths, slots, *, parents=None, **options):
+        try:
+            return super().forward(token_ids, widths, slots, parents=parents, **options)
+        except ConfigError:
+            self._tokens[slots[0]].append(0)
+            raise
+
+
+class AnyPath(Decoder):
+    def select(self, slot, start, nodes):
+        self.crop(slot, start + len(nodes))
+
+
+class CutsBeforePath(Decoder):
+    def select(self, slot, start, nodes):
+        try:
+            super().select(slot, start, nodes)
+        except ConfigError:
+            self.crop(slot, start)
+            raise
+
+
+class SelectsTheFirst(Decoder):
+    def select(self, slot, start, nodes):
+        super().select(slot, start, nodes)
+        self._tokens[slot][start:] = [self._tokens[slot][start]] * len(nodes)
+
+
+class SelectsTooMany(Decoder):
+    def select(self, slot, start, nodes):
+        super().select(slot, start, nodes)
+        self._tokens[slot].append(0)
+
+
+class SelectsEverywhere(Decoder):
+    def select(self, slot, start, nodes):
+        super().select(slot, start, nodes)
+        for tokens in self._tokens[:slot]:
+            tokens.clear()
 
 
 @pytest.mark.parametrize(
@@ -638,6 +694,14 @@ class ShortTaps(Decoder):
         (LateRefusal, "a refused pass left lengths"),
         (NoTaps, r"taps \[0, 1\] were asked for and \[\] came"),
         (ShortTaps, r"tap 0 has shape \(1, 1, 4\)"),
+        (TreesAreChains, r"node 2 of .* against its path as plain text"),
+        (AnyParents, r"parents \(-1, 1\) of two tokens are no tree and raised no ConfigError"),
+        (AdvancesBeforeParents, "refused parents left a length of 4 instead of 3"),
+        (AnyPath, r"nodes \[1, 0\] are no path"),
+        (CutsBeforePath, "a refused path left a length of 3 instead of 10"),
+        (SelectsTheFirst, "text after a selected path"),
+        (SelectsTooMany, "a slot of 3 tokens holds 8"),
+        (SelectsEverywhere, "changed the length of slot 0 to 0"),
     ],
 )
 def test_check_decoder_finds(make, message) -> None:

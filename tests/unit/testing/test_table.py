@@ -47,3 +47,47 @@ def test_passes_are_counted_and_overflow_is_refused_before() -> None:
         decoder.forward(torch.tensor([[1]]), [1], [0])
     assert decoder.num_passes == 1
     assert decoder.length(0) == 2
+
+
+@pytest.fixture
+def forked() -> TableDecoder:
+    """Slot 1 holds two tokens and a tree of four nodes, slot 0 a chain of two."""
+    decoder = TableDecoder(TableLM.random(4, order=3, seed=1), num_slots=2)
+    decoder.forward(torch.tensor([[3, 1]]), [2], [1])
+    decoder.forward(torch.tensor([[0, 2, 1, 3], [2, 2, 0, 0]]), [4, 2], [1, 0], parents=[[-1, 0, 0, -1], [-1, 0]])
+    return decoder
+
+
+def test_the_law_of_a_node_depends_on_its_path() -> None:
+    table = TableLM.random(4, order=3, seed=1)
+    decoder = TableDecoder(table, num_slots=1)
+    decoder.forward(torch.tensor([[3, 1]]), [2], [0])
+    logits = decoder.forward(torch.tensor([[0, 2, 1, 3]]), [4], [0], parents=[[-1, 0, 0, -1]]).logits
+    assert logits is not None
+    for node, path in enumerate([[0], [0, 2], [0, 1], [3]]):
+        assert torch.equal(logits[0, node], table.law([3, 1, *path]).log())
+
+
+def test_a_tree_must_be_selected_from_or_cropped_before_the_slot_goes_on(forked: TableDecoder) -> None:
+    with pytest.raises(AssertionError, match="slot 1 holds a tree: select a path of it or crop it"):
+        forked.forward(torch.tensor([[1]]), [1], [1])
+    forked.forward(torch.tensor([[1]]), [1], [0])
+    forked.crop(1, 5)
+    with pytest.raises(AssertionError, match="slot 1 holds a tree"):
+        forked.forward(torch.tensor([[1]]), [1], [1])
+    forked.crop(1, 4)  # nodes 0 and 1 are a chain
+    forked.forward(torch.tensor([[1]]), [1], [1])
+    assert forked.length(1) == 5
+
+
+def test_only_a_path_of_the_last_pass_can_be_selected(forked: TableDecoder) -> None:
+    with pytest.raises(AssertionError, match=r"nodes \[0, 3\] of slot 1 have the parents \[-1, -1\]"):
+        forked.select(1, 2, [0, 3])
+    with pytest.raises(AssertionError, match="select from 1 on, the last pass of slot 1 began at 2"):
+        forked.select(1, 1, [0])
+    forked.select(1, 2, [0, 2])
+    forked.forward(torch.tensor([[1]]), [1], [1])
+    assert forked.length(1) == 5
+    forked.release(1)
+    forked.forward(torch.tensor([[1]]), [1], [1])
+    assert forked.length(1) == 1

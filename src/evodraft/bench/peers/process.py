@@ -27,7 +27,8 @@ class PeerContestant:
     """Answers prompts through another engine.
 
     `mode` is one of `peer.modes`; `folder` holds the pins and environments of peers; `target` and `draft` are folders
-    of models. Raises BenchError if the environment or a needed draft is missing, or if the peer cannot load the models.
+    of models; `synthetic` says why no figure is one of a real model. Raises BenchError if the environment or a needed
+    draft is missing, or if the peer cannot load the models.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class PeerContestant:
         eos_token_ids: Sequence[int],
         max_model_len: int,
         max_batch: int = 1,
+        synthetic: str | None = None,
         reply_limit_s: float = REPLY_LIMIT_S,
     ) -> None:
         mode_name = next(name for name, known in peer.modes.items() if known is mode)
@@ -68,7 +70,14 @@ class PeerContestant:
         )
         versions, label = loaded.get("versions", {}), loaded.get("label", "")
         self.profile = Profile(
-            name, "peer", mode.options, versions, mode.is_exact, label=label, max_batch=mode.max_batch
+            name,
+            "peer",
+            mode.options,
+            versions,
+            mode.is_exact,
+            synthetic=synthetic,
+            label=label,
+            max_batch=mode.max_batch,
         )
 
     def reset(self) -> None:

@@ -224,9 +224,16 @@ def note(result: Result, row: Row) -> str:
     if not row.check.is_passed:
         return "check failed"
     is_greedy = condition is not None and condition.temperature == 0
-    if is_greedy and row.distinct_4 is not None and row.distinct_4 < MIN_DISTINCT_4:
+    is_repetitive = is_greedy and row.distinct_4 is not None and row.distinct_4 < MIN_DISTINCT_4
+    if is_repetitive and not (row.is_plain and _baseline_of(result, row).is_plain):
         return "repetitive"
     return "" if row.is_counted else "not counted"
+
+
+def _baseline_of(result: Result, row: Row) -> Row:
+    """The row that this one is divided by; itself where a result has none."""
+    found = (r for r in result.rows if (r.contestant, r.condition) == (result.baseline, row.condition))
+    return next((r for r in found if r.group == row.group), row)
 
 
 def overview(result: Result) -> Iterator[tuple[ContestantRecord, list[str]]]:

@@ -16,7 +16,7 @@ from evodraft.bench.roofline.timing import Action, Timer, median_ms
 from evodraft.config import EngineConfig
 from evodraft.errors import BenchError
 from evodraft.params import SamplingParams
-from evodraft.runtime.hf import HfDecoder
+from evodraft.runtime.choose import choose_runtime
 from evodraft.runtime.support import ModelFacts
 from evodraft.types import Request
 
@@ -64,7 +64,7 @@ def pass_costs(model: torch.nn.Module, widths: Iterable[int], passes: Passes) ->
 
 def scoring(model: torch.nn.Module, widths: Sequence[int], context: int) -> dict[int, Action]:
     """Width -> a pass over that many new tokens behind `context` cached ones, which it leaves as they were."""
-    decoder = HfDecoder(model, num_slots=1, max_length=context + max(widths))
+    decoder = choose_runtime(model).decoder(num_slots=1, max_length=context + max(widths))
     token_ids = _token_ids(decoder.vocab_size, context + max(widths))
     for start, end in pairwise([*range(0, context, _CHUNK), context]):
         decoder.forward(token_ids[None, start:end], [end - start], [0], want_logits=False)

@@ -6,23 +6,26 @@ Does not know suites; a quick look at costs, not a benchmark of a method.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.nn import functional
 
+from evodraft.assemble import LoadOptions
+from evodraft.bench.own import Method, Stage
 from evodraft.bench.roofline.timing import Timer, median_ms, timer_for
 from evodraft.bench.synthetic.forced import ForcedAcceptance
-from evodraft.llm import LLM
+from evodraft.bench.synthetic.workload import Workload
+from evodraft.config import EngineConfig
+from evodraft.errors import BenchError
 from evodraft.runtime.placement import chosen_device
 
 if TYPE_CHECKING:
+    from evodraft.bench.contestants import Ask
     from evodraft.bench.roofline.timing import Action
-    from evodraft.bench.synthetic.forced import ScheduleName
     from evodraft.bench.synthetic.pair import RandomPair
-    from evodraft.types import Completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,32 +50,23 @@ class HeadCost:
     ms: float
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What is decoded, and how."""
-
-    num_draft_tokens: int = 5
-    num_prompt_tokens: int = 64
-    max_new_tokens: int = 64
-    temperature: float = 0.7
-    repeats: int = 3
-    schedule: ScheduleName = "even"
-    seed: int = 0
-
-
 class _Run(NamedTuple):
     tokens_per_s: float
     acceptance_length: float
 
 
 def forced_costs(
-    pair: RandomPair, rates: Sequence[float], batch_sizes: Sequence[int], workload: Workload = Workload()
+    pair: RandomPair,
+    rates: Sequence[float],
+    batch_sizes: Sequence[int],
+    workload: Workload,
+    load: LoadOptions,
 ) -> list[ForcedCost]:
-    """Plain decoding and every rate in turn, for each batch size.
+    """Plain decoding and every rate in turn, for each batch size; `load` chooses the runtime.
 
     Raises ConfigError for a pair without a draft, BenchError for a rate that is none.
     """
-    return [cost for batch_size in batch_sizes for cost in _costs(pair, rates, batch_size, workload)]
+    return [cost for batch_size in batch_sizes for cost in _costs(pair, rates, batch_size, workload, load)]
 
 
 def head_costs(
@@ -99,15 +93,15 @@ def _product(weight: torch.Tensor, width: int) -> Action:
     return lambda: functional.linear(states, weight)
 
 
-def _costs(pair: RandomPair, rates: Sequence[float], batch_size: int, workload: Workload) -> Iterator[ForcedCost]:
-    verifiers = {rate: ForcedAcceptance(rate, workload.schedule, workload.seed) for rate in rates}
-    notes = {rate: f"{pair.note}; {verifier.note}" for rate, verifier in verifiers.items()}
-    methods = dict[float | None, ForcedAcceptance | None]([(None, None), *verifiers.items()])
-    llms = {rate: _llm(pair, verifier, batch_size, workload) for rate, verifier in methods.items()}
+def _costs(
+    pair: RandomPair, rates: Sequence[float], batch_size: int, workload: Workload, load: LoadOptions
+) -> Iterator[ForcedCost]:
+    methods = _methods(pair, rates, batch_size, workload, load)
+    asks = workload.asks(pair.target.model.config.vocab_size, batch_size)
     runs: dict[float | None, list[_Run]] = {rate: [] for rate in methods}
     for repeat in range(workload.repeats + 1):  # the first is the warm-up
-        for rate, llm in llms.items():
-            run = _run(llm, batch_size, workload)
+        for rate, method in methods.items():
+            run = _run(method, asks)
             runs[rate] += [run] if repeat else []
     for rate, done in runs.items():
         yield ForcedCost(
@@ -116,35 +110,34 @@ def _costs(pair: RandomPair, rates: Sequence[float], batch_size: int, workload: 
             tokens_per_s=median(run.tokens_per_s for run in done),
             speed_up=median(r.tokens_per_s / p.tokens_per_s for r, p in zip(done, runs[None], strict=True)),
             mean_acceptance_length=fmean(run.acceptance_length for run in done),
-            note=pair.note if rate is None else notes[rate],
+            note=methods[rate].profile.synthetic or "",
         )
 
 
-def _llm(pair: RandomPair, verifier: ForcedAcceptance | None, batch_size: int, workload: Workload) -> LLM:
-    """Plain decoding without a verifier; else a fixed number of draft tokens."""
-    limits: dict[str, Any] = {
-        "max_batch": batch_size,
-        "max_model_len": workload.num_prompt_tokens + workload.max_new_tokens,
-        "seed": workload.seed,
-    }
-    target = (pair.target.model, pair.target.tokenizer)
-    if verifier is None:
-        return LLM.from_pretrained(target, drafter=None, **limits)
-    drafter = {"name": "model", "model": pair.draft}
-    return LLM.from_pretrained(
-        target, drafter=drafter, controller=f"fixed:{workload.num_draft_tokens}", verifier=verifier, **limits
-    )
+def _methods(
+    pair: RandomPair, rates: Sequence[float], batch_size: int, workload: Workload, load: LoadOptions
+) -> dict[float | None, Method]:
+    """Plain decoding, and a fixed number of draft tokens at every rate."""
+    limit = workload.num_prompt_tokens + workload.max_new_tokens
+    stage = Stage(pair.target, load, EngineConfig(max_batch=batch_size, max_model_len=limit), synthetic=pair.note)
+    drafting = {"drafter": {"name": "model", "model": pair.draft}, "controller": f"fixed:{workload.num_draft_tokens}"}
+    methods: dict[float | None, Method] = {None: Method("plain", {"drafter": None}, stage)}
+    for rate in rates:
+        verifier = ForcedAcceptance(rate, workload.schedule, workload.seed)
+        forced = replace(stage, verifier=verifier, synthetic=f"{pair.note}; {verifier.note}")
+        methods[rate] = Method(verifier.note, drafting, forced)
+    return methods
 
 
-def _run(llm: LLM, batch_size: int, workload: Workload) -> _Run:
-    generator = torch.Generator().manual_seed(workload.seed)
-    shape = (batch_size, workload.num_prompt_tokens)
-    prompts = torch.randint(llm.engine.target.vocab_size, shape, generator=generator).tolist()
-    outs: list[Completion] = llm.generate(
-        prompt_token_ids=prompts, max_new_tokens=workload.max_new_tokens, temperature=workload.temperature
-    )
-    stats = [out.raise_for_error().stats for out in outs]
-    num_tokens = sum(stat.num_tokens for stat in stats)
+def _run(method: Method, asks: Sequence[Ask]) -> _Run:
+    outcome = method.generate(asks)
+    failed = next((answer.error for answer in outcome.answers if answer.error is not None), None)
+    if failed is not None:
+        raise BenchError(f"{method.profile.name}: {failed}")
+    stats = [answer.stats for answer in outcome.answers if answer.stats is not None]
     num_rounds = sum(stat.num_rounds for stat in stats)
     num_round_tokens = sum(stat.num_round_tokens for stat in stats)
-    return _Run(num_tokens / max(s.decode_s for s in stats), num_round_tokens / num_rounds if num_rounds else 1.0)
+    assert outcome.decode_s is not None
+    return _Run(
+        sum(stat.num_tokens for stat in stats) / outcome.decode_s, num_round_tokens / num_rounds if num_rounds else 1.0
+    )

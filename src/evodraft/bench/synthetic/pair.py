@@ -26,6 +26,26 @@ _FREE_SHARE: Final = 0.5  # of the free memory, where no limit is given
 _BLOCK: Final = 1_048_573  # random numbers that are repeated; a prime, so that rows of a matrix differ
 
 
+class Recipe(NamedTuple):
+    """All that random weights depend on."""
+
+    shape: str  # a name of SHAPES
+    num_layers: int
+    dtype: torch.dtype
+    seed: int
+
+    @property
+    def note(self) -> str:
+        """Why no figure made with them is one of a real model."""
+        num_full = shape_of(self.shape).num_layers
+        cut = "" if self.num_layers == num_full else f", {self.num_layers} of {num_full} layers"
+        return f"random weights in the shape of {self.shape}{cut}"
+
+    def model(self, device: torch.device) -> PreTrainedModel:
+        """The model, made on `device`."""
+        return _random_model(shape_of(self.shape).config(self.num_layers), self.dtype, device, self.seed)
+
+
 class RandomPair(NamedTuple):
     """Target and draft, and what must be said with every figure of theirs."""
 
@@ -62,20 +82,37 @@ def random_pair(
     >>> pair.note, pair.num_layers
     ('random weights in the shape of tiny, 2 of 4 layers', 2)
     """
+    recipe = fitting_recipe(shape, dtype, device, max_bytes, seed, num_draft_layers=num_draft_layers)
+    return pair_of(recipe, recipe.model(chosen_device(device)), num_draft_layers)
+
+
+def fitting_recipe(
+    shape: str,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    max_bytes: int | None = None,
+    seed: int = 0,
+    *,
+    num_draft_layers: int = 1,
+    num_copies: int = 1,
+) -> Recipe:
+    """What `random_pair` makes; with more copies, of as many layers as fit that often."""
     place, chosen = chosen_device(device), chosen_dtype(dtype)
     kind = chosen if isinstance(chosen, torch.dtype) else torch.bfloat16
     wanted = shape_of(shape)
-    limit = int(read_machine(place).free_bytes * _FREE_SHARE) if max_bytes is None else max_bytes
-    num_layers = _num_fitting(wanted, kind, limit, num_draft_layers)
-    model = _random_model(wanted.config(num_layers), kind, place, seed)
+    limit = int(read_machine(place).free_bytes * _FREE_SHARE / num_copies) if max_bytes is None else max_bytes
+    return Recipe(shape, _num_fitting(wanted, kind, limit, num_draft_layers), kind, seed)
+
+
+def pair_of(recipe: Recipe, model: PreTrainedModel, num_draft_layers: int = 1) -> RandomPair:
+    """A pair around a model of that recipe."""
     draft = _draft(model, num_draft_layers) if num_draft_layers else None
-    cut = "" if num_layers == wanted.num_layers else f", {num_layers} of {wanted.num_layers} layers"
     return RandomPair(
         target=LoadedTarget(model, None),
         draft=draft,
-        note=f"random weights in the shape of {shape}{cut}",
-        num_layers=num_layers,
-        num_full_layers=wanted.num_layers,
+        note=recipe.note,
+        num_layers=recipe.num_layers,
+        num_full_layers=shape_of(recipe.shape).num_layers,
         cost_ratio=0.0 if draft is None else read_weights(draft).count().total / read_weights(model).count().total,
     )
 

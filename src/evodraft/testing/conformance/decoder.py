@@ -1,4 +1,4 @@
-"""Checks for decoders: slots, widths, roll-back, and that neighbours and chunks do not matter.
+"""Checks for decoders: slots, widths, roll-back, trees, and that neighbours and chunks do not matter.
 
 Does not know any model.
 """
@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from evodraft.errors import CapacityError
+from evodraft.errors import CapacityError, ConfigError
 from evodraft.testing.conformance.expect import expect, expect_close
 
 if TYPE_CHECKING:
     from evodraft.runtime.base import Decoder, DecoderOutput
 
 _LENGTH = 12
+_TREES = ((-1, 0, 0, 1, 2, -1, 4), (-1, 0), (-1, -1, 1))  # the second is a chain
+_PATH = (0, 2, 4, 6)  # the longest of the first tree: it must move together
+_NO_TREES = (((-1, 1),), ((-1,),), ((-2, 0),))  # for two tokens of one row
+_NO_PATHS = ((1, 0), (7,), (-1, 0))  # of the first tree
 
 
 class MakeDecoder(Protocol):
@@ -41,6 +45,8 @@ def check_decoder(make: MakeDecoder, tolerance: float = 1e-4) -> None:
     _check_release(make, tolerance)
     _check_overflow(make, tolerance)
     _check_taps(make, tolerance)
+    _check_trees(make, tolerance)
+    _check_select(make, tolerance)
 
 
 def _check_facts(decoder: Decoder) -> None:
@@ -136,6 +142,56 @@ def _check_taps(make: MakeDecoder, tolerance: float) -> None:
         expect_close(joined, whole[layer], tolerance, f"tap {layer} in two chunks against one")
 
 
+def _check_trees(make: MakeDecoder, tolerance: float) -> None:
+    """A node is scored as the end of its path, beside other trees and chains; what is no tree changes nothing."""
+    decoder = make(3, _LENGTH)
+    slots = [2, 0, 1]
+    texts = [_text(decoder, 3 + row, 11 + row) for row in range(3)]
+    nodes = [_text(decoder, len(tree), 14 + row) for row, tree in enumerate(_TREES)]
+    _feed(decoder, texts, slots)
+    for parents in _NO_TREES:
+        try:
+            _feed(decoder, [[0, 0]], [2], parents=parents)
+        except ConfigError:
+            expect(decoder.length(2) == 3, f"refused parents left a length of {decoder.length(2)} instead of 3")
+        else:
+            raise AssertionError(f"parents {parents[0]} of two tokens are no tree and raised no ConfigError")
+    logits = _logits(_feed(decoder, nodes, slots, parents=_TREES))
+    for row, (text, ids, tree) in enumerate(zip(texts, nodes, _TREES, strict=True)):
+        for node in range(len(tree)):
+            plain = [*text, *(ids[step] for step in _path_to(tree, node))]
+            wanted = _logits(_feed(make(3, _LENGTH), [plain], [0]))[0, -1]
+            expect_close(logits[row, node], wanted, tolerance, f"node {node} of {tree} against its path as plain text")
+
+
+def _check_select(make: MakeDecoder, tolerance: float) -> None:
+    """What is left of a tree goes on as plain text, and neighbours do not notice."""
+    decoder = make(3, _LENGTH)
+    text, nodes, more = _text(decoder, 3, 17), _text(decoder, len(_TREES[0]), 25), _text(decoder, 2, 19)
+    _feed(decoder, [text, text], [0, 1])
+    _feed(decoder, [nodes], [1], parents=_TREES[:1])
+    for path in _NO_PATHS:
+        try:
+            decoder.select(1, 3, path)
+        except ConfigError:
+            expect(decoder.length(1) == 10, f"a refused path left a length of {decoder.length(1)} instead of 10")
+        else:
+            raise AssertionError(f"nodes {list(path)} are no path of {_TREES[0]} and raised no ConfigError")
+    decoder.select(1, 3, _PATH)
+    expect(decoder.length(1) == 7, f"after a path of 4 nodes a slot of 3 tokens holds {decoder.length(1)}")
+    expect(decoder.length(0) == 3, f"select in slot 1 changed the length of slot 0 to {decoder.length(0)}")
+    plain = [*text, *(nodes[node] for node in _PATH), *more]
+    wanted = _logits(_feed(make(3, _LENGTH), [plain], [0]))[0, -len(more) :]
+    expect_close(_logits(_feed(decoder, [more], [1]))[0], wanted, tolerance, "text after a selected path")
+
+
+def _path_to(tree: Sequence[int], node: int) -> list[int]:
+    path = [node]
+    while tree[path[0]] >= 0:
+        path.insert(0, tree[path[0]])
+    return path
+
+
 def _text(decoder: Decoder, length: int, seed: int) -> list[int]:
     generator = torch.Generator().manual_seed(seed)
     ids: list[int] = torch.randint(decoder.vocab_size, (length,), generator=generator).tolist()
@@ -149,10 +205,11 @@ def _feed(
     *,
     want_logits: bool = True,
     taps: Sequence[int] = (),
+    parents: Sequence[Sequence[int]] | None = None,
 ) -> DecoderOutput:
     widths = [len(piece) for piece in pieces]
     padded = torch.tensor([[*piece, *[0] * (max(widths) - len(piece))] for piece in pieces])
-    return decoder.forward(padded, widths, slots, want_logits=want_logits, taps=taps)
+    return decoder.forward(padded, widths, slots, parents=parents, want_logits=want_logits, taps=taps)
 
 
 def _logits(output: DecoderOutput) -> torch.Tensor:

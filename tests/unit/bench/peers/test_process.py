@@ -41,6 +41,13 @@ def test_profile_says_who_answers(running: PeerContestant) -> None:
     assert checked.profile.label == "fake"
     assert checked.profile.options == {"speed": 1}
     assert checked.profile.is_exact
+    assert checked.profile.synthetic is None
+
+
+def test_profile_says_that_weights_are_none_of_a_real_model(fake_peer: Callable[..., Peer], tmp_path: Path) -> None:
+    made = contestant(fake_peer(), tmp_path, synthetic="random weights")
+    made.close()
+    assert made.profile.synthetic == "random weights"
 
 
 def test_worker_gets_threads_and_its_own_environment(

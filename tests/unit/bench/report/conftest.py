@@ -83,7 +83,7 @@ def row(random: Random, name: str, group: str, asked: ConditionRecord) -> Row:
         tokens_per_target_pass=2.0,
         per_position_rates=tuple(0.8 * strength**0.3 * 0.72**i for i in range(6)) if drafts and not is_peer else (),
         distinct_4=repetition,
-        is_counted=repetition > 0.6 and not name.startswith("forced"),
+        is_counted=(repetition > 0.6 or not drafts) and not name.startswith("forced"),
         check=check,
         time_split=None if is_peer else TimeSplit(2.1 * strength, 9.6, 1.4 + strength, 0.9 * (name == "auto")),
     )

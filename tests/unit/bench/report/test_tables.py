@@ -48,6 +48,15 @@ def test_a_row_that_must_not_be_quoted_says_why(domains: Result, change: dict[st
     assert note in {"", *tables.NOTES}
 
 
+def test_plain_decoding_is_not_flattered_by_repetition_unless_the_baseline_is(domains: Result) -> None:
+    row = _first(domains, "greedy", "openvino/plain", "code")
+    assert row.distinct_4 == 0.41
+    assert tables.note(domains, row) == ""
+    assert tables.note(replace(domains, baseline="auto"), row) == "repetitive"
+    assert tables.note(domains, replace(row, tokens_per_target_pass=None)) == "repetitive"  # it may have drafted
+    assert tables.note(replace(domains, baseline="nobody"), row) == ""
+
+
 def test_rows_of_synthetic_weights_and_of_inexact_contestants_never_count(domains: Result) -> None:
     row = _first(domains, "sampled", "auto", "law")
     random = replace(domains, model=replace(domains.model, synthetic="random weights"))

@@ -7,6 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from evodraft.assemble import LoadOptions
+from evodraft.bench.contestants import Answer, Outcome
+from evodraft.bench.own import Method
 from evodraft.bench.synthetic import Workload, forced_costs, head_costs, mean_acceptance_length, random_pair
 from evodraft.errors import BenchError, ConfigError
 
@@ -15,7 +18,7 @@ _WORKLOAD = Workload(num_draft_tokens=3, num_prompt_tokens=5, max_new_tokens=41,
 
 def test_plain_and_forced_at_every_batch_size() -> None:
     pair = random_pair("tiny", "float32", "cpu")
-    costs = forced_costs(pair, rates=(0.5, 1.0), batch_sizes=(1, 3), workload=_WORKLOAD)
+    costs = forced_costs(pair, (0.5, 1.0), (1, 3), _WORKLOAD, LoadOptions())
     assert [(cost.batch_size, cost.rate) for cost in costs] == [(n, rate) for n in (1, 3) for rate in (None, 0.5, 1.0)]
     for cost in costs:
         assert cost.tokens_per_s > 0
@@ -30,12 +33,19 @@ def test_plain_and_forced_at_every_batch_size() -> None:
 def test_a_pair_without_a_draft_is_refused() -> None:
     pair = random_pair("tiny", "float32", "cpu", num_draft_layers=0)
     with pytest.raises(ConfigError, match="needs a draft model"):
-        forced_costs(pair, rates=(0.5,), batch_sizes=(1,))
+        forced_costs(pair, (0.5,), (1,), _WORKLOAD, LoadOptions())
 
 
 def test_a_rate_that_is_none_is_refused() -> None:
     with pytest.raises(BenchError, match="from 0 to 1"):
-        forced_costs(random_pair("tiny", "float32", "cpu"), rates=(2.0,), batch_sizes=(1,))
+        forced_costs(random_pair("tiny", "float32", "cpu"), (2.0,), (1,), _WORKLOAD, LoadOptions())
+
+
+def test_an_answer_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = Outcome((Answer((), error="out of luck"),), 1.0)
+    monkeypatch.setattr(Method, "generate", lambda self, asks: failed)
+    with pytest.raises(BenchError, match="plain: out of luck"):
+        forced_costs(random_pair("tiny", "float32", "cpu"), (0.5,), (1,), _WORKLOAD, LoadOptions())
 
 
 def test_heads_of_every_vocabulary_and_width() -> None:

@@ -72,7 +72,7 @@ def converted(folder: Path, dtype: str, eos_token_ids: Sequence[int], cache: Pat
     Args:
         folder: config.json and safetensors of a LlamaForCausalLM.
         dtype: of the matrices; norms are float32 as llama.cpp wants them.
-        eos_token_ids: ids that end an output; one to six.
+        eos_token_ids: ids that end an output; six at most.
         cache: folder of converted files, made if missing.
 
     Raises ValueError for models that this conversion does not cover.
@@ -97,8 +97,8 @@ def metadata(config: Mapping[str, Any], eos_token_ids: Sequence[int]) -> dict[st
     for name, value in _REQUIRED.items():
         if config.get(name, value) != value:
             raise ValueError(f"conversion to GGUF covers Llama with {name} = {value!r}, not {config[name]!r}")
-    if not 1 <= len(eos_token_ids) <= len(_END_KEYS):
-        raise ValueError(f"llama.cpp ends at 1 to {len(_END_KEYS)} token ids, not at {list(eos_token_ids)}")
+    if len(eos_token_ids) > len(_END_KEYS):
+        raise ValueError(f"llama.cpp ends at {len(_END_KEYS)} token ids at most, not at {list(eos_token_ids)}")
     values = {
         "llama.block_count": config["num_hidden_layers"],
         "llama.context_length": config["max_position_embeddings"],
@@ -112,11 +112,11 @@ def metadata(config: Mapping[str, Any], eos_token_ids: Sequence[int]) -> dict[st
         "llama.rope.dimension_count": head_size(config),
         "llama.rope.freq_base": float(_rope(config)["rope_theta"]),
         "llama.vocab_size": config["vocab_size"],
-        "tokenizer.ggml.bos_token_id": eos_token_ids[0],  # never put in front of anything
         "tokenizer.ggml.add_bos_token": False,
     }
-    ends = zip(_END_KEYS, eos_token_ids, strict=False)
-    return values | {f"tokenizer.ggml.{key}_token_id": token_id for key, token_id in ends}
+    ends = dict(zip(_END_KEYS, eos_token_ids, strict=False))
+    beginning = {"bos": eos_token_ids[0]} if ends else {}  # never put in front of anything
+    return values | {f"tokenizer.ggml.{key}_token_id": token_id for key, token_id in (beginning | ends).items()}
 
 
 def head_size(config: Mapping[str, Any]) -> int:
@@ -254,9 +254,9 @@ def _write_fields(writer: Any, gguf: Any, fields: Mapping[str, Any]) -> None:
     adders = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
     for key, value in fields.items():
         adders[type(value)](key, value)
-    ends = {fields.get(f"tokenizer.ggml.{key}_token_id") for key in _END_KEYS}
+    ends = {fields.get(f"tokenizer.ggml.{key}_token_id") for key in _END_KEYS} - {None}
     kinds, vocab_size = gguf.TokenType, fields["llama.vocab_size"]
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model("gpt2" if ends else "rwkv")  # the one that has no end token unless the file names one
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([f"t{token_id}" for token_id in range(vocab_size)])
     writer.add_token_types([kinds.CONTROL if token_id in ends else kinds.NORMAL for token_id in range(vocab_size)])

@@ -132,10 +132,9 @@ def test_other_models_are_refused(changed: dict[str, Any], message: str) -> None
         metadata(SIZES | {"model_type": "llama"} | changed, [0])
 
 
-@pytest.mark.parametrize("eos_token_ids", [[], list(range(7))])
-def test_too_few_or_too_many_ends_are_refused(eos_token_ids: list[int]) -> None:
-    with pytest.raises(ValueError, match="1 to 6 token ids"):
-        metadata(SIZES | {"model_type": "llama"}, eos_token_ids)
+def test_too_many_ends_are_refused() -> None:
+    with pytest.raises(ValueError, match="6 token ids at most"):
+        metadata(SIZES | {"model_type": "llama"}, list(range(7)))
 
 
 def test_rope_factors_are_those_of_transformers() -> None:
@@ -260,6 +259,19 @@ def test_the_file_holds_the_weights_the_ends_and_placeholders_for_texts(tmp_path
     np.testing.assert_array_equal(written["blk.1.attn_q.weight"], permuted(source, 3))
     np.testing.assert_array_equal(written["blk.0.ffn_up.weight"], weights["model.layers.0.mlp.up_proj.weight"])
     np.testing.assert_array_equal(written["rope_freqs.weight"], rope_factors(config_of(folder)))
+
+
+@pytest.mark.usefixtures("gguf")
+@pytest.mark.parametrize(("eos_token_ids", "kind"), [([5], "gpt2"), ([], "rwkv")])
+def test_without_ends_the_file_names_none_and_neither_does_its_vocabulary(
+    tmp_path: Path, eos_token_ids: list[int], kind: str
+) -> None:
+    converted(saved(tmp_path / "model"), "float32", eos_token_ids, tmp_path / "cache")
+    written = FakeWriter.written
+    named = {key: value for key, value in written.items() if key.startswith("tokenizer.ggml.") and key.endswith("_id")}
+    assert named == {f"tokenizer.ggml.{key}_token_id": 5 for key in ("bos", "eos") if eos_token_ids}
+    assert written["tokenizer_model"] == kind
+    assert written["token_types"].count("control") == len(eos_token_ids)
 
 
 @pytest.mark.usefixtures("gguf")

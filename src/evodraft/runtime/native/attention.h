@@ -1,0 +1,143 @@
+// Attention of new tokens over the keys and values of their own slot, and rotary positions.
+//
+// A token reads exactly what lies before it on its own path: nothing is masked, so nothing that other tokens hold (or
+// leave behind) can reach it. The order of every sum is the order of positions. This file does not know weights.
+
+#pragma once
+
+#include <vector>
+
+#include "linear.h"
+
+namespace evodraft {
+
+struct Heads {
+  int64_t num_heads, num_kv_heads, head_dim, rotary_dim;
+  float scaling;
+  int64_t group() const { return num_heads / num_kv_heads; }
+};
+
+// Turns the first rotary_dim numbers of a head to its position: halves, as in GPT-NeoX and Llama.
+inline void rotate(float* head, const float* cosines, const float* sines, int64_t rotary_dim) {
+  const int64_t half = rotary_dim / 2;
+  for (int64_t i = 0; i < half; ++i) {
+    const float first = head[i], second = head[i + half];
+    head[i] = first * cosines[i] - second * sines[i];
+    head[i + half] = second * cosines[i] + first * sines[i];
+  }
+}
+
+// Where the keys (or values) of one head of one slot lie: position p < start in column p, later ones along a path.
+template <class T>
+struct Past {
+  const T* numbers;  // [columns, head_dim]
+  int64_t head_dim;
+  int64_t start;
+  const int64_t* path;  // node of each position from `start` on; node n lies in column start + n
+  const T* at(int64_t position) const {
+    return numbers + (position < start ? position : start + path[position - start]) * head_dim;
+  }
+};
+
+// scores[query][position - first]; queries are padded with zeros to whole chunks.
+template <class T>
+void score_keys(const Past<T>& keys, int64_t first, int64_t count, const T* queries, int64_t stride,
+                int64_t num_queries, float* scores, int64_t scores_stride) {
+  for (int64_t i = 0; i < count; i += kTileRows) {
+    const int64_t num_keys = count - i < kTileRows ? count - i : kTileRows;
+    const T* rows[kTileRows];
+    for (int64_t key = 0; key < kTileRows; ++key) rows[key] = keys.at(first + i + (key < num_keys ? key : 0));
+    for (int64_t query = 0; query < num_queries; query += kTileTokens) {
+      const int64_t num = num_queries - query < kTileTokens ? num_queries - query : kTileTokens;
+      float results[kMostResults];
+      multiply<T, false>(rows, num_keys, keys.head_dim, queries + query * stride, stride, num, results);
+      for (int64_t one = 0; one < num; ++one)
+        for (int64_t key = 0; key < num_keys; ++key)
+          scores[(query + one) * scores_stride + i + key] = results[one * num_keys + key];
+    }
+  }
+}
+
+// Scores to weights that sum to 1; what lies behind `count` up to the stride becomes zero.
+inline void softmax(float* scores, int64_t count, float scaling) {
+  float largest = scores[0];
+  for (int64_t i = 1; i < count; ++i) largest = scores[i] > largest ? scores[i] : largest;
+  const int64_t end = (count + kFloats - 1) / kFloats * kFloats;
+  for (int64_t i = count; i < end; ++i) scores[i] = 0.0f;
+  Floats sums = {};
+  for (int64_t i = 0; i < end; i += kFloats) {
+    Floats powers = exponential((load<Floats>(scores + i) - largest) * scaling);
+    for (int64_t lane = count - i; lane < kFloats; ++lane) powers[lane] = 0.0f;
+    std::memcpy(scores + i, &powers, sizeof(powers));
+    sums += powers;
+  }
+  const float inverse = 1.0f / total(sums);
+  for (int64_t i = 0; i < count; ++i) scores[i] *= inverse;
+}
+
+// mixed[query][d] for kChunks * 16 numbers of kQueries heads from `d` on.
+template <class T, int kQueries, int kChunks>
+void mix_part(const Past<T>& values, int64_t first, int64_t count, const float* weights, int64_t weights_stride,
+              int64_t d, float* mixed, int64_t stride) {
+  Floats sums[kQueries][kChunks] = {};
+  const int64_t left = values.head_dim - d;
+  for (int64_t i = 0; i < count; ++i) {
+    const T* value = values.at(first + i) + d;
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      const bool is_whole = (chunk + 1) * kFloats <= left;
+      const Floats numbers = is_whole ? load_floats(value + chunk * kFloats)
+                                      : load_floats(value + chunk * kFloats, left - chunk * kFloats);
+      for (int query = 0; query < kQueries; ++query)
+        sums[query][chunk] += weights[query * weights_stride + i] * numbers;
+    }
+  }
+  for (int query = 0; query < kQueries; ++query)
+    std::memcpy(mixed + query * stride + d, sums[query], sizeof(sums[query]));
+}
+
+template <class T, int kQueries>
+void mix_values(const Past<T>& values, int64_t first, int64_t count, const float* weights, int64_t weights_stride,
+                float* mixed, int64_t stride) {
+  int64_t d = 0;
+  for (; d + 4 * kFloats <= values.head_dim; d += 4 * kFloats)
+    mix_part<T, kQueries, 4>(values, first, count, weights, weights_stride, d, mixed, stride);
+  for (; d < values.head_dim; d += kFloats)
+    mix_part<T, kQueries, 1>(values, first, count, weights, weights_stride, d, mixed, stride);
+}
+
+// Memory of one thread for one token's attention to one head of keys.
+template <class T>
+struct AttentionScratch {
+  std::vector<T> queries;
+  std::vector<float> scores, mixed;
+};
+
+// The query heads of one token that share a key head: queries [group, head_dim] -> output [group, head_dim].
+template <class T>
+void attend(const Heads& heads, const Past<T>& keys, const Past<T>& values, int64_t first, int64_t end,
+            const float* queries, T* output, AttentionScratch<T>& scratch) {
+  const int64_t dim = heads.head_dim, group = heads.group(), count = end - first;
+  const int64_t stride = padded(dim), scores_stride = (count + kFloats - 1) / kFloats * kFloats;
+  scratch.queries.assign(group * stride, T{});
+  scratch.scores.resize(group * scores_stride);
+  scratch.mixed.resize(group * stride);
+  float *scores = scratch.scores.data(), *mixed = scratch.mixed.data();
+  for (int64_t query = 0; query < group; ++query)
+    for (int64_t d = 0; d < dim; ++d) store(&scratch.queries[query * stride + d], queries[query * dim + d]);
+  score_keys(keys, first, count, scratch.queries.data(), stride, group, scores, scores_stride);
+  for (int64_t query = 0; query < group; ++query) softmax(scores + query * scores_stride, count, heads.scaling);
+  int64_t query = 0;
+  for (; query + 4 <= group; query += 4)
+    mix_values<T, 4>(values, first, count, scores + query * scores_stride, scores_stride, mixed + query * stride,
+                     stride);
+  for (; query + 2 <= group; query += 2)
+    mix_values<T, 2>(values, first, count, scores + query * scores_stride, scores_stride, mixed + query * stride,
+                     stride);
+  for (; query < group; ++query)
+    mix_values<T, 1>(values, first, count, scores + query * scores_stride, scores_stride, mixed + query * stride,
+                     stride);
+  for (query = 0; query < group; ++query)
+    for (int64_t d = 0; d < dim; ++d) store(output + query * dim + d, mixed[query * stride + d]);
+}
+
+}  // namespace evodraft

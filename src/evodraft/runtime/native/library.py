@@ -1,0 +1,97 @@
+"""The compiled step as Python sees it: its structures and functions, member for member as in step.cpp.
+
+Does not know tensors: whoever fills a structure keeps alive what its pointers point to.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+_Fields = list[tuple[str, Any]]
+
+
+class Matrix(ctypes.Structure):
+    """A matrix [rows, columns] in memory, and its bias [rows] in float32 or null."""
+
+    _fields_: ClassVar[_Fields] = [
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+    ]
+
+
+class Layer(ctypes.Structure):
+    """The weights of one decoder layer; null where it has none."""
+
+    _fields_: ClassVar[_Fields] = [
+        *((name, Matrix) for name in ("query", "key", "value", "output", "gate", "up", "down")),
+        *((name, ctypes.c_void_p) for name in ("attention_norm", "mlp_norm", "attention_out_norm", "mlp_out_norm")),
+        *((name, ctypes.c_void_p) for name in ("query_norm", "key_norm")),
+        *((name, ctypes.c_int64) for name in ("query_norm_size", "key_norm_size", "window")),
+    ]
+
+
+class Model(ctypes.Structure):
+    """All layers, and their sizes."""
+
+    _fields_: ClassVar[_Fields] = [
+        ("layers", ctypes.POINTER(Layer)),
+        *((name, ctypes.c_int64) for name in ("num_heads", "num_kv_heads", "head_dim", "rotary_dim")),
+        ("scaling", ctypes.c_float),
+        *((name, ctypes.c_int64) for name in ("hidden", "intermediate")),
+        ("norm_epsilon", ctypes.c_float),
+        ("is_bfloat16", ctypes.c_int64),
+    ]
+
+
+class Pass(ctypes.Structure):
+    """New tokens, and where their keys and values go."""
+
+    _fields_: ClassVar[_Fields] = [
+        ("num_tokens", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("slots", "starts", "nodes", "parents", "cosines", "sines")),
+        *((name, ctypes.POINTER(ctypes.c_void_p)) for name in ("keys", "values")),
+        ("columns", ctypes.POINTER(ctypes.c_int64)),
+        ("taps", ctypes.POINTER(ctypes.c_void_p)),
+        ("num_threads", ctypes.c_int64),
+    ]
+
+
+class Library:
+    """The functions of a compiled step; those that need memory of their own return whether there was enough."""
+
+    def __init__(self, path: Path) -> None:
+        library = ctypes.CDLL(str(path))
+        pointer, number = ctypes.c_void_p, ctypes.c_int64
+        self._layers = library.evodraft_layers
+        self._layers.argtypes = [ctypes.POINTER(Model), ctypes.POINTER(Pass), pointer, number, number]
+        self._layers.restype = number
+        self._norm = library.evodraft_norm
+        self._norm.argtypes = [pointer, ctypes.c_float, pointer, number, number, pointer]
+        self._norm.restype = None
+        self._linear = library.evodraft_linear
+        self._linear.argtypes = [ctypes.POINTER(Matrix), pointer, number, pointer, number, number]
+        self._linear.restype = number
+
+    def layers(self, model: Model, step: Pass, hidden: int, first: int, last: int) -> bool:
+        """Replaces `hidden` (the address of float32 [tokens, hidden]) by what comes behind layer `last` - 1."""
+        return bool(self._layers(model, step, hidden, first, last) == 0)
+
+    def norm(self, weight: int, epsilon: float, tokens: int, num_tokens: int, size: int, results: int) -> None:
+        """Writes float32 `results`, shaped as float32 `tokens` [tokens, size], with `weight` [size]: all addresses."""
+        self._norm(weight, epsilon, tokens, num_tokens, size, results)
+
+    def linear(
+        self, matrix: Matrix, tokens: int, num_tokens: int, results: int, num_threads: int, *, is_bfloat16: bool
+    ) -> bool:
+        """Writes float32 `results` [tokens, rows] of float32 `tokens` [tokens, columns]; both are addresses."""
+        return bool(self._linear(matrix, tokens, num_tokens, results, num_threads, is_bfloat16) == 0)
+
+
+def pointers(addresses: Sequence[int | None]) -> ctypes.Array[ctypes.c_void_p]:
+    """An array of addresses; None is null."""
+    return (ctypes.c_void_p * len(addresses))(*addresses)

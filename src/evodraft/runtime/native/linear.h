@@ -1,0 +1,131 @@
+// Matrix products that read every weight from memory once. Called by all threads of a parallel region.
+//
+// A result is the sum of one row's products with one token, always in the same order, so it does not depend on the
+// other tokens of the pass. This file does not know what is multiplied.
+
+#pragma once
+
+#include "vectors.h"
+
+namespace evodraft {
+
+struct Matrix {
+  const void* weight;  // [rows, columns]
+  const float* bias;   // [rows], or null
+  int64_t rows, columns;
+};
+
+constexpr int64_t kTileRows = 4, kTileTokens = 4, kMostResults = kTileRows * kTileTokens;
+
+inline int64_t padded(int64_t columns) { return (columns + 31) / 32 * 32; }
+
+constexpr int64_t kAheadBytes = 12288;  // measured on an EPYC (Zen 4): 8 to 16 KiB are alike, 4 are slower
+
+// Unrolled by hand of the compiler, or it would keep the sums in memory.
+template <class T, int kRows, int kTokens>
+__attribute__((always_inline)) inline void add_products(Floats* sums, const Words* weights, const T* tokens,
+                                                        int64_t stride) {
+#pragma GCC unroll 4
+  for (int token = 0; token < kTokens; ++token) {
+    const Words numbers = load<Words>(tokens + token * stride);
+#pragma GCC unroll 4
+    for (int row = 0; row < kRows; ++row)
+      sums[token * kRows + row] = multiply_add<T>(sums[token * kRows + row], weights[row], numbers);
+  }
+}
+
+// Results [kTokens][kRows], and anything up to kMostResults; tokens are padded with zeros to whole chunks. Rows
+// that follow each other in memory are fetched ahead: the processor does not see it by itself where they are short.
+template <class T, int kRows, int kTokens, bool kFetchesAhead>
+void multiply_tile(const T* const* rows, int64_t columns, const T* tokens, int64_t stride, float* results) {
+  Floats sums[kMostResults] = {};  // [kTokens][kRows], and zeros
+  int64_t column = 0;
+  for (; column + kChunk<T> <= columns; column += kChunk<T>) {
+    Words weights[kRows];
+    for (int row = 0; row < kRows; ++row) weights[row] = load<Words>(rows[row] + column);
+    if constexpr (kFetchesAhead)
+      for (int row = 0; row < kRows; ++row)
+        __builtin_prefetch(reinterpret_cast<const char*>(rows[row] + column) + kAheadBytes, 0, 2);
+    add_products<T, kRows, kTokens>(sums, weights, tokens + column, stride);
+  }
+  if (column < columns) {
+    Words weights[kRows];
+    for (int row = 0; row < kRows; ++row)
+      weights[row] = load_part<Words>(rows[row] + column, (columns - column) * sizeof(T));
+    add_products<T, kRows, kTokens>(sums, weights, tokens + column, stride);
+  }
+  constexpr int kSums = kRows * kTokens;
+  constexpr int kPower = kSums <= 1 ? 1 : kSums <= 2 ? 2 : kSums <= 4 ? 4 : kSums <= 8 ? 8 : 16;
+  const Floats lanes = totals<kPower>(sums);
+  std::memcpy(results, &lanes, sizeof(lanes));
+}
+
+template <class T, int kRows, bool kFetchesAhead>
+void multiply_rows(const T* const* rows, int64_t columns, const T* tokens, int64_t stride, int64_t count,
+                   float* results) {
+  switch (count) {
+    case 1: return multiply_tile<T, kRows, 1, kFetchesAhead>(rows, columns, tokens, stride, results);
+    case 2: return multiply_tile<T, kRows, 2, kFetchesAhead>(rows, columns, tokens, stride, results);
+    case 3: return multiply_tile<T, kRows, 3, kFetchesAhead>(rows, columns, tokens, stride, results);
+    default: return multiply_tile<T, kRows, 4, kFetchesAhead>(rows, columns, tokens, stride, results);
+  }
+}
+
+// Up to four rows times up to four tokens: results [count][num_rows].
+template <class T, bool kFetchesAhead>
+void multiply(const T* const* rows, int64_t num_rows, int64_t columns, const T* tokens, int64_t stride, int64_t count,
+              float* results) {
+  switch (num_rows) {
+    case 1: return multiply_rows<T, 1, kFetchesAhead>(rows, columns, tokens, stride, count, results);
+    case 2: return multiply_rows<T, 2, kFetchesAhead>(rows, columns, tokens, stride, count, results);
+    case 3: return multiply_rows<T, 3, kFetchesAhead>(rows, columns, tokens, stride, count, results);
+    default: return multiply_rows<T, 4, kFetchesAhead>(rows, columns, tokens, stride, count, results);
+  }
+}
+
+// A tile of results: rows first_row .. first_row + num_rows - 1 for tokens first_token .. + num_tokens - 1.
+struct Tile {
+  int64_t first_row, num_rows, first_token, num_tokens;
+  const float* results;  // [num_tokens][num_rows]
+  float at(int64_t token, int64_t row) const { return results[token * num_rows + row]; }
+};
+
+// Rows first_row .. first_row + num_rows - 1 of the matrix, with its bias.
+template <class T>
+void multiply(const Matrix& matrix, int64_t first_row, int64_t num_rows, const T* tokens, int64_t stride, int64_t count,
+              bool is_first_use, float* results) {
+  const T* weight = static_cast<const T*>(matrix.weight) + first_row * matrix.columns;
+  const T* rows[kTileRows];
+  for (int64_t row = 0; row < kTileRows; ++row) rows[row] = weight + (row < num_rows ? row : 0) * matrix.columns;
+  const auto run = is_first_use ? multiply<T, true> : multiply<T, false>;
+  run(rows, num_rows, matrix.columns, tokens, stride, count, results);
+  if (matrix.bias == nullptr) return;
+  for (int64_t token = 0; token < count; ++token)
+    for (int64_t row = 0; row < num_rows; ++row) results[token * num_rows + row] += matrix.bias[first_row + row];
+}
+
+// Calls `visit(first_row, num_rows)` for this thread's share of the rows; no barrier at the end.
+template <class Visit>
+void share_rows(int64_t rows, Visit visit) {
+  const int64_t num_blocks = (rows + kTileRows - 1) / kTileRows;
+#pragma omp for schedule(static) nowait
+  for (int64_t block = 0; block < num_blocks; ++block) {
+    const int64_t first = block * kTileRows;
+    visit(first, rows - first < kTileRows ? rows - first : kTileRows);
+  }
+}
+
+// tokens [num_tokens, stride] times the matrix; `use(tile)` gets the results. No barrier at the end.
+template <class T, class Use>
+void linear(const Matrix& matrix, const T* tokens, int64_t stride, int64_t num_tokens, Use use) {
+  share_rows(matrix.rows, [&](int64_t first_row, int64_t num_rows) {
+    for (int64_t first = 0; first < num_tokens; first += kTileTokens) {
+      const int64_t count = num_tokens - first < kTileTokens ? num_tokens - first : kTileTokens;
+      float results[kMostResults];
+      multiply<T>(matrix, first_row, num_rows, tokens + first * stride, stride, count, first < 2 * kTileTokens, results);
+      use(Tile{first_row, num_rows, first, count, results});
+    }
+  });
+}
+
+}  // namespace evodraft

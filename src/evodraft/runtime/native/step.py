@@ -1,0 +1,234 @@
+"""NativeStep: the layers of a Llama-like model in C++, on the model's own weights in the processor's memory.
+
+Every token's result is computed by itself, in an order that depends on its position alone, so neither the width of a
+pass nor its other rows can change a bit of it. Sums and what is handed from layer to layer are float32.
+
+Does not know how long slots are, and copies no weights but norms and biases: who changes a matrix in place is obeyed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Collection, Iterator, Sequence
+from operator import is_
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import torch
+from torch.nn import functional
+
+from evodraft.errors import CapacityError
+from evodraft.runtime.cache import BufferShape
+from evodraft.runtime.family import MATRIX_NAMES
+from evodraft.runtime.native import library as native
+from evodraft.runtime.step import LayersOutput
+
+if TYPE_CHECKING:
+    from evodraft.runtime.cache import CachePass, KeyValues, SlotCache
+    from evodraft.runtime.family import FamilyWeights, LayerWeights, Matrix
+    from evodraft.runtime.native.library import Library
+
+_DTYPES: Final = (torch.bfloat16, torch.float32)
+_NORMS: Final = ("attention_norm", "mlp_norm", "attention_out_norm", "mlp_out_norm", "query_norm", "key_norm")
+
+
+def native_problem(weights: FamilyWeights) -> str | None:
+    """Why the native step cannot run these weights; None if it can."""
+    if weights.device.type != "cpu":
+        return f"the native step is for processors, not for {weights.device.type}"
+    if weights.dtype not in _DTYPES:
+        return f"the native step computes bfloat16 and float32, not {str(weights.dtype).removeprefix('torch.')}"
+    return None
+
+
+class NativeStep:
+    """Computes with a compiled library; as many threads as torch has."""
+
+    name = "native"
+
+    def __init__(self, weights: FamilyWeights, library: Library) -> None:
+        self._weights = weights
+        self._library = library
+        self._kept: list[torch.Tensor] = []  # what the structures point to beyond the model's own memory
+        self._is_bfloat16 = weights.dtype == torch.bfloat16
+        self._head = self._matrix(weights.head)
+        self._final_norm = self._vector(weights.final_norm)
+        self._buffers = _KnownBuffers()
+        layers = [self._layer(layer) for layer in weights.layers]
+        self._layers = (native.Layer * len(layers))(*layers)
+        self._model = native.Model(
+            layers=self._layers,
+            num_heads=weights.num_heads,
+            num_kv_heads=weights.num_kv_heads,
+            head_dim=weights.head_dim,
+            rotary_dim=weights.rotary_dim,
+            scaling=weights.scaling,
+            hidden=weights.hidden_size,
+            intermediate=weights.layers[0].gate.weight.shape[0],
+            norm_epsilon=weights.norm_eps,
+            is_bfloat16=self._is_bfloat16,
+        )
+        dim = weights.head_dim
+        self._shape = BufferShape(weights.num_kv_heads, dim, dim, weights.dtype, weights.device)
+
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:  # [batch, width] -> [batch, width, hidden]
+        return functional.embedding(token_ids, self._weights.embedding.detach()).float()
+
+    def layers(
+        self,
+        hidden: torch.Tensor,  # [batch, width, hidden] float32
+        cache: SlotCache,
+        step: CachePass,
+        first: int,
+        last: int,
+        taps: Collection[int],
+    ) -> LayersOutput:
+        real = _real_tokens(step)
+        rows = hidden.flatten(0, 1)
+        rows = rows.clone() if real is None else rows[real]  # [tokens, hidden]
+        tapped = {layer: torch.empty_like(rows) for layer in taps}
+        num_tokens = rows.shape[0]
+        books = (ctypes.c_int64 * (4 * num_tokens))(*_books(step))
+        places = [ctypes.addressof(books) + part * num_tokens * ctypes.sizeof(ctypes.c_int64) for part in range(4)]
+        cosines, sines = self._weights.rotary.tables(step.columns)
+        buffers = self._buffers.at(first, [cache.buffers(layer, step, self._shape) for layer in range(first, last)])
+        call = native.Pass(
+            num_tokens,
+            *places,
+            cosines.data_ptr(),
+            sines.data_ptr(),
+            buffers.keys,
+            buffers.values,
+            buffers.columns,
+            native.pointers([tapped[i].data_ptr() if i in tapped else None for i in range(1, last + 1)]),
+            torch.get_num_threads(),
+        )
+        if not self._library.layers(self._model, call, rows.data_ptr(), first, last):
+            raise CapacityError(
+                f"there is no memory left for a pass over {num_tokens} tokens; lower prefill_budget or max_batch"
+            )
+        size = hidden.shape
+        return LayersOutput(_spread(rows, real, size), {i: _spread(tapped[i], real, size) for i in tapped})
+
+    def norm(self, hidden: torch.Tensor) -> torch.Tensor:  # [batch, width, hidden]
+        tokens = hidden.float().contiguous()
+        normed = torch.empty_like(tokens)
+        size = tokens.shape[-1]
+        self._library.norm(
+            self._final_norm,
+            self._weights.norm_eps,
+            tokens.data_ptr(),
+            tokens.shape[0] * tokens.shape[1],
+            size,
+            normed.data_ptr(),
+        )
+        return normed
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:  # [batch, width, hidden] -> [batch, width, vocab]
+        tokens = hidden.float().contiguous()
+        num_tokens = tokens.shape[0] * tokens.shape[1]
+        logits = torch.empty(*tokens.shape[:2], self._head.rows)
+        is_done = self._library.linear(
+            self._head,
+            tokens.data_ptr(),
+            num_tokens,
+            logits.data_ptr(),
+            torch.get_num_threads(),
+            is_bfloat16=self._is_bfloat16,
+        )
+        if not is_done:
+            raise CapacityError(f"there is no memory left for the logits of {num_tokens} tokens; lower max_batch")
+        return logits
+
+    def _layer(self, weights: LayerWeights) -> native.Layer:
+        layer = native.Layer(window=weights.window or 0)
+        for name in MATRIX_NAMES:
+            setattr(layer, name, self._matrix(getattr(weights, name)))
+        for name in _NORMS:
+            setattr(layer, name, self._optional(getattr(weights, name)))
+        layer.query_norm_size, layer.key_norm_size = (
+            0 if norm is None else norm.shape[0] for norm in (weights.query_norm, weights.key_norm)
+        )
+        return layer
+
+    def _matrix(self, matrix: Matrix) -> native.Matrix:
+        rows, columns = matrix.weight.shape
+        assert matrix.weight.is_contiguous(), "the native step reads matrices row by row"
+        return native.Matrix(matrix.weight.data_ptr(), self._optional(matrix.bias), rows, columns)
+
+    def _vector(self, vector: torch.Tensor) -> int:
+        """The address of a float32 copy."""
+        self._kept.append(vector.detach().to(torch.float32, copy=True).contiguous())
+        return self._kept[-1].data_ptr()
+
+    def _optional(self, vector: torch.Tensor | None) -> int | None:
+        return None if vector is None else self._vector(vector)
+
+
+class _Addresses(NamedTuple):
+    """Where the keys and values of each layer lie; entries before the first layer of a pass are null."""
+
+    keys: ctypes.Array[ctypes.c_void_p]
+    values: ctypes.Array[ctypes.c_void_p]
+    columns: ctypes.Array[ctypes.c_int64]
+
+
+class _KnownBuffers:
+    """Addresses of the buffers of the last pass, which mostly are those of the next one."""
+
+    def __init__(self) -> None:
+        self._first = 0
+        self._known: list[KeyValues] = []
+        self._addresses: _Addresses | None = None
+
+    def at(self, first: int, buffers: list[KeyValues]) -> _Addresses:
+        """Those of `buffers`, which belong to the layers from `first` on."""
+        is_same = self._first == first and len(self._known) == len(buffers) and all(map(is_, self._known, buffers))
+        if self._addresses is None or not is_same:
+            self._first, self._known = first, buffers
+            none: list[None] = [None] * first
+            self._addresses = _Addresses(
+                native.pointers([*none, *(keys.data_ptr() for keys, _ in buffers)]),
+                native.pointers([*none, *(values.data_ptr() for _, values in buffers)]),
+                (ctypes.c_int64 * (first + len(buffers)))(*([0] * first), *(keys.shape[2] for keys, _ in buffers)),
+            )
+        return self._addresses
+
+
+def _books(step: CachePass) -> list[int]:
+    """Slots, starts, nodes and parents of all tokens that are not padding, one after the other."""
+    slots: list[int] = []
+    starts: list[int] = []
+    nodes: list[int] = []
+    parents: list[int] = []
+    for row, width in enumerate(step.widths):
+        first = len(slots)
+        slots.extend([step.slots[row]] * width)
+        starts.extend([step.starts[row]] * width)
+        nodes.extend(range(width))
+        parents.extend(first + parent if parent >= 0 else -1 for parent in _parents(step, row))
+    return [*slots, *starts, *nodes, *parents]
+
+
+def _parents(step: CachePass, row: int) -> Sequence[int]:
+    return range(-1, step.widths[row] - 1) if step.parents is None else step.parents[row]
+
+
+def _real_tokens(step: CachePass) -> torch.Tensor | None:  # [tokens]
+    """Where the tokens that are not padding lie in the flattened pass; None if all are real."""
+    if min(step.widths) == step.width:
+        return None
+    return torch.tensor(list(_places(step)))
+
+
+def _places(step: CachePass) -> Iterator[int]:
+    for row, width in enumerate(step.widths):
+        yield from range(row * step.width, row * step.width + width)
+
+
+def _spread(rows: torch.Tensor, real: torch.Tensor | None, size: torch.Size) -> torch.Tensor:
+    """Rows [tokens, hidden] back in their places [batch, width, hidden]; padding is zero."""
+    if real is None:
+        return rows.view(size)
+    spread = rows.new_zeros(size[0] * size[1], size[2])
+    spread[real] = rows
+    return spread.view(size)
