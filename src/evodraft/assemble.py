@@ -19,11 +19,14 @@ from evodraft.controllers import CONTROLLERS
 from evodraft.drafters import DRAFTERS
 from evodraft.drafters.base import DrafterContext, DrafterPlan, RegisteredDraft
 from evodraft.engine import Engine
-from evodraft.errors import ConfigError, UnknownOptionError, WeightsError
+from evodraft.errors import ConfigError, WeightsError
 from evodraft.memory import plan_cache
 from evodraft.runtime.choose import RuntimeOptions, choose_runtime
 from evodraft.runtime.load import load_model, local_folder
+from evodraft.runtime.native.noise import native_uniform
+from evodraft.runtime.native.step import NativeStep
 from evodraft.runtime.support import ModelFacts
+from evodraft.sampling import HashedStream
 from evodraft.target import Target
 from evodraft.verifiers import VERIFIERS
 from evodraft.zoo import registered_drafts
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from evodraft.learners.base import Learner
+    from evodraft.runtime.step import Step
+    from evodraft.sampling import RandomStream
 
 DEMO = "demo"
 _LONGEST_REPR = 80  # a model's would fill the screen
@@ -183,8 +188,14 @@ def build_engine(target: LoadedTarget, parts: PartSpecs, load: LoadOptions, conf
         controller=_build("controller", parts.controller, CONTROLLERS) if drafter else None,
         learners=parts.learners,
         config=config,
+        stream=_stream(runtime.step),
         cache_tokens=cache.budget_tokens,
     )
+
+
+def _stream(step: Step | None) -> RandomStream:
+    """Noise of the same bits everywhere, and made faster where the target runs in C++ anyway."""
+    return HashedStream(native_uniform(step.library)) if isinstance(step, NativeStep) else HashedStream()
 
 
 def _plan_drafter(spec: object, context: DrafterContext) -> DrafterPlan | None:

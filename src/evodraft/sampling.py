@@ -10,7 +10,7 @@ Papers: speculative sampling (arXiv 2211.17192, 2302.01318); coupling by shared 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
@@ -183,15 +183,29 @@ class RandomStream(Protocol):
         ...
 
 
+Uniform = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Two int32 words per key [batch, 2] and int32 token ids [ids] -> float32 [batch, ids], as `hashed_uniform` gives."""
+
+
+def hashed_uniform(key_words: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Numbers between 0 and 1, both excluded, each a hash of its key and token id."""
+    hashed = _mix(_mix(ids + key_words[:, :1]) ^ key_words[:, 1:])
+    high = ((hashed >> 8) & 0xFFFFFF).float()
+    low = (hashed & 0xFF).float()
+    return (high * 2.0**-24 + (low + 0.5) * 2.0**-32).clamp_(max=_LARGEST_UNIFORM)
+
+
 @dataclass(frozen=True, slots=True)
 class HashedStream:
-    """Counter-based noise: a hash of the key, without state."""
+    """Counter-based noise: a hash of the key, without state. `uniform` may be a faster one with the same bits."""
+
+    uniform: Uniform = hashed_uniform
 
     def draw(self, weights: torch.Tensor, keys: Sequence[NoiseKey]) -> torch.Tensor:
         """An exponential race: argmin of E / weight, ties to the lowest id; a weight of zero never wins."""
         if weights.device.type == "cpu" and _is_one_hot(weights):
             return weights.argmax(dim=-1)  # what the race would say, without its noise
-        noise = exponential_noise(keys, weights.shape[-1], weights.device)
+        noise = exponential_noise(keys, weights.shape[-1], weights.device, uniform=self.uniform)
         return (noise / weights).argmin(dim=-1)
 
     def accept(self, p: float, q: float, key: NoiseKey) -> bool:
@@ -200,7 +214,11 @@ class HashedStream:
 
 
 def exponential_noise(
-    keys: Sequence[NoiseKey], num_ids: int, device: torch.device | str = "cpu", ids: torch.Tensor | None = None
+    keys: Sequence[NoiseKey],
+    num_ids: int,
+    device: torch.device | str = "cpu",
+    ids: torch.Tensor | None = None,
+    uniform: Uniform = hashed_uniform,
 ) -> torch.Tensor:
     """Exponential(1) noise [batch, ids] in float32; a token id has the same noise on any subset `ids` (int32).
 
@@ -211,11 +229,7 @@ def exponential_noise(
     key_words = torch.tensor(halves, dtype=torch.int32, device=device)  # [batch, 2]
     if ids is None:
         ids = torch.arange(num_ids, dtype=torch.int32, device=device)
-    hashed = _mix(_mix(ids + key_words[:, :1]) ^ key_words[:, 1:])
-    high = ((hashed >> 8) & 0xFFFFFF).float()
-    low = (hashed & 0xFF).float()
-    uniform = (high * 2.0**-24 + (low + 0.5) * 2.0**-32).clamp_(max=_LARGEST_UNIFORM)
-    return uniform.neg_().log1p_().neg_()
+    return uniform(key_words, ids).neg_().log1p_().neg_()
 
 
 def _is_one_hot(weights: torch.Tensor) -> bool:

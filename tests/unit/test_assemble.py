@@ -131,8 +131,8 @@ def test_options_that_would_change_a_given_model(options: dict[str, Any], messag
 
 
 def test_unknown_numerics() -> None:
-    with pytest.raises(UnknownOptionError, match="unknown numerics mode 'invariant'. Known: auto, fast"):
-        LoadOptions(numerics="invariant")
+    with pytest.raises(UnknownOptionError, match="unknown numerics mode 'exact'. Known: auto, fast, invariant"):
+        LoadOptions(numerics="exact")
 
 
 @pytest.mark.parametrize(("source", "shown"), [(3, "int"), (None, "NoneType"), ([1], "list")])

@@ -13,6 +13,7 @@ import torch
 from evodraft.assemble import DEMO, LoadOptions, load_target
 from evodraft.bench.lineup import methods_of, start_peers
 from evodraft.bench.peers import find_peer
+from evodraft.bench.peers.process import check_installed
 from evodraft.bench.plan import Order
 from evodraft.bench.prompts import collect, overrides_for
 from evodraft.bench.run import Notify, run
@@ -67,8 +68,8 @@ def prepare(wishes: Wishes) -> Order:
     peers = wishes.peers or suite.peers
     if peers and wishes.force_acceptance is not None:
         raise ConfigError("peers accept what they accept, so --force-acceptance goes with no --peer; leave one out")
-    for spec in peers:
-        find_peer(spec)  # a name that is none must not cost the loading of a model
+    for spec in peers:  # before a model is loaded, or even written
+        check_installed(find_peer(spec)[0], wishes.peers_folder)
     models = _models(wishes, len(peers))
     synthetic, verifier = models.synthetic, None
     if wishes.force_acceptance is not None:

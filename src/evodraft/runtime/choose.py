@@ -20,11 +20,13 @@ from evodraft.runtime.check import CHECKED_LENGTH, check_decoder, check_model
 from evodraft.runtime.eager_step import EagerStep
 from evodraft.runtime.family import FamilyWeights, read_family
 from evodraft.runtime.fused import FusedDecoder
+from evodraft.runtime.graphs import GraphedStep, cuda_recorder
 from evodraft.runtime.hf import HfDecoder
 from evodraft.runtime.invariance import is_invariant
-from evodraft.runtime.native.build import BuildError, build_library
+from evodraft.runtime.native.build import build_library
 from evodraft.runtime.native.library import Library
-from evodraft.runtime.native.step import NativeStep, native_problem
+from evodraft.runtime.native.problem import native_problem
+from evodraft.runtime.native.step import NativeStep
 from evodraft.runtime.packing import packed_linear, packing_problem
 from evodraft.runtime.support import ModelFacts, resolve_max_length
 
@@ -102,7 +104,7 @@ class Runtime:
 
 
 def choose_runtime(model: torch.nn.Module, options: RuntimeOptions | None = None) -> Runtime:
-    """The first runtime that decodes a transformers model as wanted. The model stays the caller's and is not written to.
+    """The first runtime that decodes a transformers model as wanted. The model stays the caller's, unwritten.
 
     Raises UnsupportedModelError if there is none.
 
@@ -155,32 +157,29 @@ def _tried_numerics(step: Step | None, facts: ModelFacts) -> NumericsReport:
 
 
 def _native(weights: FamilyWeights) -> Step:
-    _refuse(native_problem(weights))
-    try:
-        return NativeStep(weights, Library(build_library()))
-    except BuildError as error:
-        raise UnsupportedModelError(str(error)) from error
+    _refuse(native_problem(weights.embedding))
+    return NativeStep(weights, Library(build_library()))
 
 
 def _packed(weights: FamilyWeights) -> Step:
     _refuse(packing_problem(weights.embedding))
-    _refuse(_memory_problem(weights))
+    _refuse(_memory_problem(weights, weights.matrix_bytes))
     return EagerStep(weights, packed_linear, name="packed")
 
 
 def _eager(weights: FamilyWeights) -> Step:
-    _refuse(_memory_problem(weights))
-    return EagerStep(weights)
+    _refuse(_memory_problem(weights, weights.joinable_bytes))
+    step = EagerStep(weights)
+    return GraphedStep(step, cuda_recorder(weights.device)) if weights.device.type == "cuda" else step
 
 
-def _memory_problem(weights: FamilyWeights) -> str | None:
-    """Joined and packed matrices are copies."""
+def _memory_problem(weights: FamilyWeights, num_bytes: int) -> str | None:
+    """Why copies of weights do not fit; None if they do."""
     is_cuda = weights.device.type == "cuda"
     free = torch.cuda.mem_get_info(weights.device)[0] if is_cuda else free_memory()
-    needed = weights.matrix_bytes
-    if free is None or needed <= _MOST_OF_FREE_MEMORY * free:
+    if free is None or num_bytes <= _MOST_OF_FREE_MEMORY * free:
         return None
-    return f"it copies {needed / 2**30:.1f} GiB of weights and {free / 2**30:.1f} GiB are free"
+    return f"it copies {num_bytes / 2**30:.1f} GiB of weights and {free / 2**30:.1f} GiB are free"
 
 
 def _refuse(problem: str | None) -> None:
@@ -192,7 +191,7 @@ _STEPS: Final[Mapping[str, Callable[[FamilyWeights], Step]]] = {"native": _nativ
 RUNTIMES: Final[Mapping[str, str]] = {
     "native": "the Llama family in C++ compiled for this machine, on the model's own weights",
     "packed": "the Llama family in torch operators, weights copied into oneDNN's order",
-    "eager": "the Llama family in torch operators",
+    "eager": "the Llama family in torch operators, recorded as CUDA graphs on a GPU",
     TRANSFORMERS: "the transformers module as it is, so that every hook fires",
 }
 """In order of preference."""

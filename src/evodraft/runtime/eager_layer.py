@@ -162,7 +162,9 @@ def _head_norms(model: FamilyWeights, layer: LayerWeights) -> torch.Tensor | Non
 def _rotated(heads: torch.Tensor, inputs: PassTensors) -> torch.Tensor:  # [batch, width, heads, head_dim], both
     size = inputs.cos.shape[3]
     turning = heads[..., :size]
-    turned = torch.addcmul(turning * inputs.cos, turning.roll(size // 2, dims=3), inputs.sin)
+    first, second = turning.chunk(2, dim=3)
+    swapped = torch.cat([second, first], dim=3)  # not roll: on an accelerator it copies what is not contiguous first
+    turned = torch.addcmul(turning * inputs.cos, swapped, inputs.sin)
     return turned if size == heads.shape[3] else torch.cat([turned, heads[..., size:]], dim=3)
 
 

@@ -8,7 +8,7 @@ This module does not compute: it knows no passes, caches or devices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
@@ -86,8 +86,12 @@ class FamilyWeights:
     @property
     def matrix_bytes(self) -> int:
         """Bytes of all matrices, the head included: what a copy of them takes."""
-        matrices = [self.head, *(getattr(layer, name) for layer in self.layers for name in MATRIX_NAMES)]
-        return sum(matrix.weight.nbytes for matrix in matrices)
+        return self.head.weight.nbytes + self._bytes_of(MATRIX_NAMES)
+
+    @property
+    def joinable_bytes(self) -> int:
+        """Bytes of the matrices that share their input: what joining them copies at most."""
+        return self._bytes_of(("query", "key", "value", "gate", "up"))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -96,6 +100,9 @@ class FamilyWeights:
     @property
     def device(self) -> torch.device:
         return self.embedding.device
+
+    def _bytes_of(self, names: Sequence[str]) -> int:
+        return sum(int(getattr(layer, name).weight.nbytes) for layer in self.layers for name in names)
 
 
 def read_family(model: torch.nn.Module, facts: ModelFacts) -> FamilyWeights:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from evodraft.bench import start as start_module
 from evodraft.bench.plan import Order
 from evodraft.bench.report import tables
 from evodraft.bench.run import run
@@ -76,6 +77,7 @@ def test_peers_load_random_weights_from_the_folder_that_methods_run_on(
     suite_file: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(start_module, "check_installed", lambda peer, folder: None)
     wishes = Wishes(str(suite_file), model="random:tiny", load={"device": "cpu"})
     assert prepare(wishes).folder is None
     assert not (tmp_path / "cache").exists()  # without peers nothing is written
@@ -97,9 +99,12 @@ def test_synthetic_peers_are_marked_and_never_counted(order: Callable[..., Order
     assert {tables.note(result, row) for row in rows} == {"synthetic"}
 
 
-def test_a_peer_that_does_not_exist_is_named_before_a_model_is_loaded(suite_file: Path) -> None:
+def test_peers_that_cannot_take_part_are_named_before_a_model_is_loaded(suite_file: Path, tmp_path: Path) -> None:
+    wishes = Wishes(str(suite_file), model="nowhere/at-all", peers_folder=tmp_path)
     with pytest.raises(UnknownOptionError, match="did you mean 'vllm'"):
-        prepare(Wishes(str(suite_file), model="nowhere/at-all", peers=("vlm/plain",)))
+        prepare(replace(wishes, peers=("vlm/plain",)))
+    with pytest.raises(BenchError, match="evodraft bench peers --install vllm"):
+        prepare(replace(wishes, peers=("vllm/plain",)))
 
 
 @pytest.mark.parametrize("model", ["demo", "random:tiny"])

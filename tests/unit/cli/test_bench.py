@@ -118,6 +118,21 @@ def test_what_does_not_fit_the_context_is_refused(command, model_folder, suite, 
     assert message in ended.one_line
 
 
+@pytest.mark.parametrize(("model", "asked"), [("random:tiny", "demo"), ("owner/name", "owner/name")])
+def test_random_weights_show_no_progress_of_a_download(
+    command, suite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, asked: str
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr("evodraft.cli.bench.quieten", seen.append)
+    command("bench", "run", suite, "-m", model, "--peer", "vllm/plain", "--peers-folder", str(tmp_path))
+    assert seen == [asked]
+
+
+def test_a_wrong_shape_lists_those_there_are(command, suite) -> None:
+    line = command("bench", "run", suite, "-m", "random:llama-10m").one_line
+    assert "unknown shape 'llama-10m'; did you mean 'llama-100m'? Known: llama-100m, llama-3.1-8b, llama-350m" in line
+
+
 def test_plain_decoding_alone_is_a_run(command, model_folder, suite, noise, tmp_path: Path) -> None:
     noise(True)
     path = tmp_path / "result.json"

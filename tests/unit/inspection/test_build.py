@@ -180,7 +180,7 @@ def test_mistakes_are_errors_and_no_reports(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="does not exist"):
         look(tmp_path / "nowhere")
     with pytest.raises(UnknownOptionError, match="numerics mode"):
-        LoadOptions(numerics="invariant")
+        LoadOptions(numerics="exact")
 
 
 def test_trying_it_out(pair: tuple[Path, Path]) -> None:

@@ -59,7 +59,7 @@ def without_norms(names):
 
 
 ATTEND = "_scaled_dot_product_flash_attention_for_cpu"
-ROTATE, WRITE = ["mul", "roll", "addcmul"], ["index_put_", "index_put_"]
+ROTATE, WRITE = ["cat", "mul", "addcmul"], ["index_put_", "index_put_"]
 MLP = ["mm", "silu", "mul_", "mm"]
 
 

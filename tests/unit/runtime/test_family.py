@@ -43,6 +43,7 @@ def test_sizes(family):
     assert (weights.num_heads, weights.num_kv_heads, weights.head_dim, weights.rotary_dim) == (4, 2, 8, 8)
     assert (weights.dtype, weights.device) == (torch.float32, torch.device("cpu"))
     assert weights.scaling == 8**-0.5
+    assert weights.matrix_bytes == 4 * (2 * (4 * 32 * 32 - 2 * 16 * 32 + 3 * 48 * 32) + 48 * 32)
     for layer in weights.layers:
         shapes = [tuple(part.weight.shape) for part in (layer.query, layer.key, layer.value, layer.output)]
         assert shapes == [(32, 32), (16, 32), (16, 32), (32, 32)]

@@ -51,7 +51,7 @@ class PeerContestant:
         name = f"{peer.name}/{mode_name}"
         if mode.needs_draft and draft is None:
             raise BenchError(f"peer {name} needs a draft model with the target's tokens, and there is none; name one")
-        _check_installed(peer, folder)
+        check_installed(peer, folder)
         self._mode = mode
         self._worker = WorkerProcess(name, python_of(peer, folder), _WORKERS / peer.worker, threads, reply_limit_s)
         loaded = self._worker.demand(
@@ -69,16 +69,8 @@ class PeerContestant:
             }
         )
         versions, label = loaded.get("versions", {}), loaded.get("label", "")
-        self.profile = Profile(
-            name,
-            "peer",
-            mode.options,
-            versions,
-            mode.is_exact,
-            synthetic=synthetic,
-            label=label,
-            max_batch=mode.max_batch,
-        )
+        about = (versions, mode.is_exact, synthetic, label, mode.max_batch)
+        self.profile = Profile(name, "peer", mode.options, *about)
 
     def reset(self) -> None:
         """Forgets everything that was learnt from earlier prompts."""
@@ -111,7 +103,8 @@ class PeerContestant:
         self._worker.close()
 
 
-def _check_installed(peer: Peer, folder: Path) -> None:
+def check_installed(peer: Peer, folder: Path) -> None:
+    """Raises BenchError unless the peer's environment in `folder` is complete."""
     if not installed(peer, folder):
         raise BenchError(
             f"peer {peer.name}: {environment_of(peer, folder)} is missing or not made from the pins of today; "

@@ -7,42 +7,32 @@ read. So a cache serves what it would serve in decoding too. Does not know model
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
-from torch.nn import functional
 
-from evodraft.bench.roofline.timing import Action
+from evodraft.runtime.native.build import build_library
+from evodraft.runtime.native.library import Library
+from evodraft.runtime.native.linear import native_linear
+from evodraft.runtime.native.problem import native_problem
+from evodraft.runtime.packing import LinearMaker, packed_linear, packing_problem, plain_linear
 
+Sweep = Callable[[], list[torch.Tensor]]  # each product [1, rows]
 Matrices = Sequence[torch.Tensor]  # each [rows, columns]
 
 _STACK_BYTES: Final = 2**26  # large enough for calls to cost nothing, small enough to make one at a time
-_SPEC: Final[tuple[Any, ...]] = ("none", [], "")  # of mkldnn's pointwise tail: there is none
 
 
-def linear_sweep(matrices: Matrices) -> Action:
-    """`F.linear`, as a model calls it."""
-    pairs = [(_input_of(matrix), matrix) for matrix in matrices]
+def swept(make: LinearMaker, matrices: Matrices) -> Sweep:
+    """Multiplies every matrix by a vector of ones; the products come back in order. What `make` copies is not timed."""
+    pairs = [(make(matrix, None), _input_of(matrix)) for matrix in matrices]
 
-    def sweep() -> None:
+    def sweep() -> list[torch.Tensor]:
         with torch.no_grad():
-            for vector, matrix in pairs:
-                functional.linear(vector, matrix)
-
-    return sweep
-
-
-def prepacked_sweep(matrices: Matrices) -> Action:
-    """Weights in oneDNN's own order: the same products, as `torch.compile` with freezing calls them. Makes a copy."""
-    operators: Any = torch.ops.mkldnn
-    pairs = [(_input_of(matrix), operators._reorder_linear_weight(matrix, 1)) for matrix in matrices]
-
-    def sweep() -> None:
-        with torch.no_grad():
-            for vector, packed in pairs:
-                operators._linear_pointwise(vector, packed, None, *_SPEC)
+            return [linear(vector) for linear, vector in pairs]
 
     return sweep
 
@@ -66,32 +56,21 @@ def stacked(matrices: Matrices) -> list[torch.Tensor]:
     return tall
 
 
-def prepacking_problem(like: torch.Tensor) -> str | None:
-    """Why weights like this one cannot be prepacked here; None if a small product comes out right."""
-    if like.device.type != "cpu":
-        return f"oneDNN's order is for processors, not for {like.device.type}"
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
-        return "this build of torch has no oneDNN"
-    matrix = torch.eye(32, dtype=like.dtype)
-    vector = torch.arange(32, dtype=like.dtype)[None]
-    try:
-        operators: Any = torch.ops.mkldnn
-        product = operators._linear_pointwise(vector, operators._reorder_linear_weight(matrix, 1), None, *_SPEC)
-    except (RuntimeError, TypeError) as error:  # a dtype it does not take; another signature
-        return f"oneDNN refuses {str(like.dtype).removeprefix('torch.')}: {str(error).partition(chr(10))[0]}"
-    return None if torch.equal(product, vector) else "oneDNN's product came out wrong"
-
-
 class Kernel(NamedTuple):
     """One way to read all the matrices."""
 
-    prepare: Callable[[Matrices], Action]  # what it copies is not timed
+    maker: Callable[[], LinearMaker]
     num_copies: int  # of the weights at once
-    is_prepacked: bool = False
+    why_not: Callable[[torch.Tensor], str | None] = lambda like: None  # for weights like this one
+    is_stacked: bool = False
+
+    def prepare(self, matrices: Matrices) -> Sweep:
+        """A sweep over the matrices."""
+        return swept(self.maker(), stacked(matrices) if self.is_stacked else matrices)
 
     def problem(self, matrices: Matrices, free_bytes: int) -> str | None:
         """Why it cannot run on these matrices here; None if it can."""
-        if self.is_prepacked and (why := prepacking_problem(matrices[0])) is not None:
+        if (why := self.why_not(matrices[0])) is not None:
             return why
         needed = self.num_copies * sum(matrix.nbytes for matrix in matrices)
         if needed > free_bytes:
@@ -99,13 +78,19 @@ class Kernel(NamedTuple):
         return None
 
 
+def _native_maker() -> LinearMaker:
+    return partial(native_linear, Library(build_library()))
+
+
 KERNELS: Final[Mapping[str, Kernel]] = {
-    "linear": Kernel(linear_sweep, 0),
-    "linear, stacked": Kernel(lambda matrices: linear_sweep(stacked(matrices)), 1),
-    "prepacked": Kernel(prepacked_sweep, 1, is_prepacked=True),
-    "prepacked, stacked": Kernel(lambda matrices: prepacked_sweep(stacked(matrices)), 2, is_prepacked=True),
+    "linear": Kernel(lambda: plain_linear, 0),
+    "linear, stacked": Kernel(lambda: plain_linear, 1, is_stacked=True),
+    "prepacked": Kernel(lambda: packed_linear, 1, packing_problem),
+    "prepacked, stacked": Kernel(lambda: packed_linear, 2, packing_problem, is_stacked=True),
+    "native": Kernel(_native_maker, 0, native_problem),
+    "native, stacked": Kernel(_native_maker, 1, native_problem, is_stacked=True),
 }
-"""The matrices in a model's own shapes, and joined to tall ones; as they lie, and prepacked."""
+"""The matrices in a model's own shapes, and joined to tall ones; as torch, oneDNN and our own code read them."""
 
 
 def last_level_cache_bytes(

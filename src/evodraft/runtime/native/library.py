@@ -73,6 +73,9 @@ class Library:
         self._norm = library.evodraft_norm
         self._norm.argtypes = [pointer, ctypes.c_float, pointer, number, number, pointer]
         self._norm.restype = None
+        self._uniform = library.evodraft_uniform
+        self._uniform.argtypes = [pointer, number, pointer, number, pointer]
+        self._uniform.restype = None
         self._linear = library.evodraft_linear
         self._linear.argtypes = [ctypes.POINTER(Matrix), pointer, number, pointer, number, number]
         self._linear.restype = number
@@ -84,6 +87,10 @@ class Library:
     def norm(self, weight: int, epsilon: float, tokens: int, num_tokens: int, size: int, results: int) -> None:
         """Writes float32 `results`, shaped as float32 `tokens` [tokens, size], with `weight` [size]: all addresses."""
         self._norm(weight, epsilon, tokens, num_tokens, size, results)
+
+    def uniform(self, words: int, num_keys: int, ids: int, num_ids: int, results: int) -> None:
+        """Writes float32 `results` [keys, ids] for int32 `words` [keys, 2] and int32 `ids`: all addresses."""
+        self._uniform(words, num_keys, ids, num_ids, results)
 
     def linear(
         self, matrix: Matrix, tokens: int, num_tokens: int, results: int, num_threads: int, *, is_bfloat16: bool

@@ -19,7 +19,7 @@ constexpr int64_t kTileRows = 4, kTileTokens = 4, kMostResults = kTileRows * kTi
 
 inline int64_t padded(int64_t columns) { return (columns + 31) / 32 * 32; }
 
-constexpr int64_t kAheadBytes = 12288;  // measured on an EPYC (Zen 4): 8 to 16 KiB are alike, 4 are slower
+constexpr int64_t kAheadBytes = 24576;  // on an EPYC (Zen 4) 8 KiB and more are much alike, 4 and less are slower
 
 // Unrolled by hand of the compiler, or it would keep the sums in memory.
 template <class T, int kRows, int kTokens>

@@ -5,6 +5,7 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "noise.h"
 
 #include <cmath>
 #include <new>
@@ -319,6 +320,14 @@ EVODRAFT_EXPORT int64_t evodraft_layers(const evodraft::Model* model, const evod
 EVODRAFT_EXPORT void evodraft_norm(const float* weight, float epsilon, const float* tokens, int64_t num_tokens,
                                    int64_t size, float* results) {
   evodraft::run_norm(weight, epsilon, tokens, num_tokens, size, results);
+}
+
+// results [num_keys, num_ids] between 0 and 1 for the words of each key [num_keys, 2].
+EVODRAFT_EXPORT void evodraft_uniform(const uint32_t* words, int64_t num_keys, const uint32_t* ids, int64_t num_ids,
+                                      float* results) {
+  for (int64_t key = 0; key < num_keys; ++key)
+    for (int64_t i = 0; i < num_ids; ++i)
+      results[key * num_ids + i] = evodraft::uniform(words[2 * key], words[2 * key + 1], ids[i]);
 }
 
 // tokens [num_tokens, columns] times the matrix: results [num_tokens, rows]. Returns as above.

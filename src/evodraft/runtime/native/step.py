@@ -20,6 +20,7 @@ from evodraft.errors import CapacityError
 from evodraft.runtime.cache import BufferShape
 from evodraft.runtime.family import MATRIX_NAMES
 from evodraft.runtime.native import library as native
+from evodraft.runtime.native.linear import native_linear
 from evodraft.runtime.step import LayersOutput
 
 if TYPE_CHECKING:
@@ -27,17 +28,7 @@ if TYPE_CHECKING:
     from evodraft.runtime.family import FamilyWeights, LayerWeights, Matrix
     from evodraft.runtime.native.library import Library
 
-_DTYPES: Final = (torch.bfloat16, torch.float32)
 _NORMS: Final = ("attention_norm", "mlp_norm", "attention_out_norm", "mlp_out_norm", "query_norm", "key_norm")
-
-
-def native_problem(weights: FamilyWeights) -> str | None:
-    """Why the native step cannot run these weights; None if it can."""
-    if weights.device.type != "cpu":
-        return f"the native step is for processors, not for {weights.device.type}"
-    if weights.dtype not in _DTYPES:
-        return f"the native step computes bfloat16 and float32, not {str(weights.dtype).removeprefix('torch.')}"
-    return None
 
 
 class NativeStep:
@@ -47,10 +38,10 @@ class NativeStep:
 
     def __init__(self, weights: FamilyWeights, library: Library) -> None:
         self._weights = weights
-        self._library = library
+        self.library = library
         self._kept: list[torch.Tensor] = []  # what the structures point to beyond the model's own memory
         self._is_bfloat16 = weights.dtype == torch.bfloat16
-        self._head = self._matrix(weights.head)
+        self._head = native_linear(library, weights.head.weight, weights.head.bias)
         self._final_norm = self._vector(weights.final_norm)
         self._buffers = _KnownBuffers()
         layers = [self._layer(layer) for layer in weights.layers]
@@ -102,7 +93,7 @@ class NativeStep:
             native.pointers([tapped[i].data_ptr() if i in tapped else None for i in range(1, last + 1)]),
             torch.get_num_threads(),
         )
-        if not self._library.layers(self._model, call, rows.data_ptr(), first, last):
+        if not self.library.layers(self._model, call, rows.data_ptr(), first, last):
             raise CapacityError(
                 f"there is no memory left for a pass over {num_tokens} tokens; lower prefill_budget or max_batch"
             )
@@ -113,7 +104,7 @@ class NativeStep:
         tokens = hidden.float().contiguous()
         normed = torch.empty_like(tokens)
         size = tokens.shape[-1]
-        self._library.norm(
+        self.library.norm(
             self._final_norm,
             self._weights.norm_eps,
             tokens.data_ptr(),
@@ -124,20 +115,7 @@ class NativeStep:
         return normed
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:  # [batch, width, hidden] -> [batch, width, vocab]
-        tokens = hidden.float().contiguous()
-        num_tokens = tokens.shape[0] * tokens.shape[1]
-        logits = torch.empty(*tokens.shape[:2], self._head.rows)
-        is_done = self._library.linear(
-            self._head,
-            tokens.data_ptr(),
-            num_tokens,
-            logits.data_ptr(),
-            torch.get_num_threads(),
-            is_bfloat16=self._is_bfloat16,
-        )
-        if not is_done:
-            raise CapacityError(f"there is no memory left for the logits of {num_tokens} tokens; lower max_batch")
-        return logits
+        return self._head(hidden)
 
     def _layer(self, weights: LayerWeights) -> native.Layer:
         layer = native.Layer(window=weights.window or 0)

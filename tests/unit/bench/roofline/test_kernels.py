@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional
 
 from evodraft.bench.roofline import kernels
-from evodraft.bench.roofline.kernels import KERNELS, last_level_cache_bytes, prepacking_problem, stacked
+from evodraft.bench.roofline.kernels import KERNELS, last_level_cache_bytes, stacked
 
 _AMPLE = 2**40
 
@@ -24,23 +22,11 @@ def _matrices(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", KERNELS)
-def test_a_sweep_makes_every_product_once(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_makes_every_product_once(name: str, dtype: torch.dtype) -> None:
     kernel, matrices = KERNELS[name], _matrices(dtype)
     if (problem := kernel.problem(matrices, _AMPLE)) is not None:
         pytest.skip(problem)
-    made: list[torch.Tensor] = []
-    operators: Any = torch.ops.mkldnn
-    linear, pointwise = functional.linear, operators._linear_pointwise
-    recording = SimpleNamespace(
-        _reorder_linear_weight=operators._reorder_linear_weight,
-        _linear_pointwise=lambda *arguments: made.append(pointwise(*arguments)),
-    )
-    with monkeypatch.context() as patch:
-        patch.setattr(functional, "linear", lambda *arguments: made.append(linear(*arguments)))
-        patch.setattr(torch.ops, "mkldnn", recording)
-        sweep = kernel.prepare(matrices)
-        assert made == []
-        sweep()
+    made = kernel.prepare(matrices)()
     expected = torch.cat([matrix.sum(dim=1) for matrix in matrices]).float()
     found = torch.cat([product[0] for product in made]).float()
     torch.testing.assert_close(found.sort().values, expected.sort().values, rtol=2e-2, atol=1e-3)
@@ -63,26 +49,14 @@ def test_copies_that_do_not_fit_are_left_out() -> None:
     assert "GiB are free" in str(KERNELS["linear, stacked"].problem(matrices, total - 1))
 
 
-def test_prepacking_is_for_processors() -> None:
-    assert "not for meta" in str(prepacking_problem(torch.empty(4, 4, device="meta")))
-    matrices = [torch.empty(4, 4, device="meta")]
-    assert KERNELS["prepacked"].problem(matrices, _AMPLE) == prepacking_problem(matrices[0])
+@pytest.mark.parametrize("name", [name for name in KERNELS if not name.startswith("linear")])
+def test_what_is_for_processors_says_so(name: str) -> None:
+    assert "for processors, not for meta" in str(KERNELS[name].problem([torch.empty(4, 4, device="meta")], _AMPLE))
 
 
-def test_a_dtype_that_onednn_refuses_is_named() -> None:
-    assert "float64" in str(prepacking_problem(torch.empty(4, 4, dtype=torch.float64)))
-
-
-def test_a_build_without_onednn_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
-    assert "no oneDNN" in str(prepacking_problem(torch.empty(4, 4)))
-
-
-def test_an_operator_that_says_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = SimpleNamespace(_reorder_linear_weight=lambda *_: None, _linear_pointwise=lambda *_: torch.zeros(1, 32))
-    monkeypatch.setattr(torch.ops, "mkldnn", wrong)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    assert "wrong" in str(prepacking_problem(torch.empty(4, 4)))
+@pytest.mark.parametrize("name", ["prepacked", "native"])
+def test_a_dtype_that_it_does_not_take_is_named(name: str) -> None:
+    assert "float64" in str(KERNELS[name].problem([torch.empty(4, 4, dtype=torch.float64)], _AMPLE))
 
 
 def test_the_largest_cache_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
