@@ -140,10 +140,8 @@ def run_heads(settings: Settings) -> dict[str, object]:
 def runtimes() -> dict[str, LoadOptions]:
     """What can decode on an accelerator: the model's own modules, and what replaces them."""
     from evodraft.assemble import LoadOptions
-    from evodraft.runtime.choose import RUNTIMES
 
-    names = ("transformers", "eager", "graphs")  # graphs waits for its line in that table
-    return {name: LoadOptions(runtime=name) for name in names if name in RUNTIMES}
+    return {name: LoadOptions(runtime=name) for name in ("transformers", "eager")}
 
 
 STEPS: Mapping[str, Callable[[Settings], dict[str, object]]] = {

@@ -68,6 +68,11 @@ class LoadOptions:
         """How models are decoded."""
         return RuntimeOptions(self.runtime, self.numerics)
 
+    @property
+    def draft_runtime_options(self) -> RuntimeOptions:
+        """Likewise for drafts: the bits of what they compute decide nothing."""
+        return RuntimeOptions(self.runtime, "fast")
+
 
 @dataclass(frozen=True, slots=True)
 class PartSpecs:
@@ -174,12 +179,12 @@ def build_engine(target: LoadedTarget, parts: PartSpecs, load: LoadOptions, conf
         bundled_draft=target.bundled_draft,
         registered_drafts=target.registered_drafts,
         trust_remote_code=load.trust_remote_code,
-        runtime=RuntimeOptions(load.runtime, "fast"),  # what a draft computes decides nothing
+        runtime=load.draft_runtime_options,
     )
     runtime = choose_runtime(target.model, load.runtime_options)  # before the cache is planned: it may copy weights
     plan = _plan_drafter(parts.drafter, context)
     cache = plan_cache(facts, plan.bytes_per_token if plan else 0, config)
-    drafter = plan.make(config.max_batch, cache.max_length) if plan else None
+    drafter = plan.make(config.max_batch, cache.max_length, cache.budget_tokens) if plan else None
     decoder = runtime.decoder(config.max_batch, cache.max_length, cache_tokens=cache.budget_tokens)
     return Engine(
         target=Target(decoder, vocab_size, taps=drafter.needs.taps if drafter else ()),
@@ -203,7 +208,7 @@ def _plan_drafter(spec: object, context: DrafterContext) -> DrafterPlan | None:
         return None
     entry, config = _parsed("drafter", spec, DRAFTERS)
     if entry is None:
-        return DrafterPlan(0, lambda num_slots, max_length: config)
+        return DrafterPlan(0, lambda num_slots, max_length, cache_tokens: config)
     plan: DrafterPlan = entry.build(config, context)
     return plan
 

@@ -15,12 +15,14 @@ import torch
 
 from evodraft.controllers.base import Progress
 from evodraft.drafters.base import DraftRow, DraftStep
+from evodraft.exhaustion import within_memory
 from evodraft.sampling import raw_signals, to_laws
 from evodraft.types import Draft, Signals
 
 if TYPE_CHECKING:
     from evodraft.controllers.base import Controller
     from evodraft.drafters.base import Drafter
+    from evodraft.exhaustion import GiveUp
     from evodraft.sampling import RandomStream
     from evodraft.session import Session
     from evodraft.types import Plan
@@ -56,12 +58,16 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class DraftRound:
-    """Draws drafts with one drafter, under one controller, with the noise that the verifier asks for."""
+    """Draws drafts with one drafter, under one controller, with the noise that the verifier asks for.
+
+    A session whose row does not fit into memory is given up; what the others have drawn stays drawn (X2, X14).
+    """
 
     drafter: Drafter
     controller: Controller
     verifier: Verifier
     stream: RandomStream
+    give_up: GiveUp
 
     def draw(self, sessions: Sequence[Session], plans: Sequence[Plan]) -> list[Draft]:
         """A draft per session, empty where the plan or the controller says so or the drafter has nothing."""
@@ -71,10 +77,15 @@ class DraftRound:
         ]
         active = [row for row in rows if row.progress.plan.width > 0]
         while active := self._allowed(active):
-            step = self.drafter.step([row.draft for row in active])
+            step = within_memory(active, self._step, self.give_up)
+            if step is None:
+                break
             active = self._choose(active, step) if step.logits is None else self._sample(active, step.logits)
         versions = self.drafter.versions
         return [Draft.chain(row.draft.drafted, row.laws(), row.progress.signals, versions) for row in rows]
+
+    def _step(self, rows: Sequence[_Row]) -> DraftStep:
+        return self.drafter.step([row.draft for row in rows])
 
     def _allowed(self, rows: list[_Row]) -> list[_Row]:
         rows = [row for row in rows if row.is_open]
@@ -101,16 +112,24 @@ class DraftRound:
             logits = logits[is_sound]
         if not rows:
             return []
-        laws = to_laws(logits, [row.session.request.params.law for row in rows])
-        keys = [self.verifier.draft_key(row.session.request, row.session.keys, row.draft.length) for row in rows]
-        q = torch.stack([laws[index] for index in range(len(rows))])
-        token_ids = self.stream.draw(q, keys)
+        q, token_ids = self._drawn(rows, logits)
         signals: Sequence[Signals | None] = (
             raw_signals(logits, token_ids) if self.controller.needs_signals else [None] * len(rows)
         )
         for row, token_id, law, signal in zip(rows, token_ids.tolist(), q, signals, strict=True):
             row.append(token_id, law, signal)
         return rows
+
+    def _drawn(
+        self, rows: Sequence[_Row], logits: torch.Tensor
+    ) -> tuple[Sequence[torch.Tensor | None], torch.Tensor]:  # [rows, vocab] -> q [vocab] each, token ids [rows]
+        requests = [row.session.request for row in rows]
+        if all(request.params.temperature == 0.0 for request in requests):
+            return [None] * len(rows), logits.argmax(dim=-1)  # the one-hot law, without the law (X1)
+        laws = to_laws(logits, [request.params.law for request in requests])
+        keys = [self.verifier.draft_key(row.session.request, row.session.keys, row.draft.length) for row in rows]
+        q = laws[0][None] if len(rows) == 1 else torch.stack([laws[index] for index in range(len(rows))])
+        return list(q), self.stream.draw(q, keys)
 
 
 def _one_hot(token_id: int, like: torch.Tensor) -> torch.Tensor:

@@ -228,10 +228,11 @@ class Engine:
     def _draft(self, rounds: list[_Round]) -> None:
         if self.drafter is None or self.controller is None:
             return
-        drawing = DraftRound(self.drafter, self.controller, self.verifier, self._stream)
+        drawing = DraftRound(self.drafter, self.controller, self.verifier, self._stream, self._give_up)
         drafts = drawing.draw([item.session for item in rounds], [item.plan for item in rounds])
         for item, draft in zip(rounds, drafts, strict=True):
             item.draft = draft
+        rounds[:] = [item for item in rounds if item.session.error is None]  # the others were given up
 
     def _score(self, rounds: list[_Round]) -> None:
         within_memory(rounds, self._score_all, self._give_up)

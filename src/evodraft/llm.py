@@ -23,6 +23,7 @@ from evodraft.errors import ConfigError, EvodraftError, PromptError, SamplingErr
 from evodraft.jobs import Job, callables, stop_check
 from evodraft.llm_view import CALL_OPTIONS, LLMView, Streamer
 from evodraft.params import SamplingParams
+from evodraft.runtime.choose import RuntimeReport, report_of
 from evodraft.spellings import check_options, refuse_missing_parts, translate
 from evodraft.text import TextBuffer, checked_ids, encoded, encoded_chat, kind_of
 from evodraft.types import Completion, LogitsProcessor, Piece, Request, StopCheck
@@ -227,6 +228,11 @@ class LLM:
         if self._engine is None:
             raise ConfigError("this LLM is closed; build a new one with LLM.from_pretrained")
         return self._engine
+
+    @property
+    def runtime(self) -> RuntimeReport | None:
+        """What decodes the target, why, and with which numerics; None for a decoder that was not chosen."""
+        return report_of(self.engine.target.decoder)
 
     @property
     def metrics(self) -> Metrics:

@@ -112,9 +112,12 @@ class Target:
         for row, (session, draft, piece) in enumerate(zip(sessions, drafts, pieces, strict=True)):
             rows, taps = logits[row, : len(piece)], _row_taps(output, row, len(piece))
             is_spoiled = len(piece) > 1 and not all(is_sound[row][: len(piece)])
-            lazy = LazyLaws(rows, session.request.params.law, session.processors, list(session.token_ids))
-            eager = EagerLaws(laws[row][: len(piece)]) if row in laws else None
-            asked = AskedLaws(lazy if is_spoiled or eager is None else eager, is_sound[row], session)
+            if is_spoiled or row not in laws:
+                law = session.request.params.law
+                found: Laws = LazyLaws(rows, law, session.processors, list(session.token_ids))
+            else:
+                found = EagerLaws(laws[row][: len(piece)])
+            asked = AskedLaws(found, is_sound[row], session)
             if is_spoiled:
                 asked.rescore = self._stepwise(asked, rows, taps)
             scores = Scores(rows, asked, has_bonus=len(piece) > draft.num_tokens)

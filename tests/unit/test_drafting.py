@@ -7,6 +7,7 @@ import torch
 
 from evodraft.drafters.base import DraftStep
 from evodraft.drafting import DraftRound
+from evodraft.errors import CapacityError
 from evodraft.params import SamplingParams
 from evodraft.sampling import HashedStream, NoiseKey
 from evodraft.session import Session
@@ -24,15 +25,20 @@ def session(slot: int = 0, prompt=(1, 2), *, stop=(), **options) -> Session:
     return made
 
 
-def draw(script, sessions, widths, *, controller=None, verifier=None, stream=None):
+def nobody(session: Session, error: CapacityError) -> None:
+    raise AssertionError("nobody was to be given up") from error
+
+
+def draw(script, sessions, widths, *, controller=None, verifier=None, stream=None, give_up=nobody):
     drafter = script if hasattr(script, "step") else ScriptedDrafter(script, vocab_size=3)
     controller = controller or ScriptedController([9])
-    round_ = DraftRound(drafter, controller, verifier or RejectionVerifier(), stream or HashedStream())
+    round_ = DraftRound(drafter, controller, verifier or RejectionVerifier(), stream or HashedStream(), give_up)
     return round_.draw(sessions, [Plan(width) for width in widths]), drafter
 
 
 class Recording(HashedStream):
     def __init__(self) -> None:
+        super().__init__()
         object.__setattr__(self, "log", [])
 
     def draw(self, weights: torch.Tensor, keys: list[NoiseKey]) -> torch.Tensor:
@@ -138,7 +144,7 @@ def test_signals_are_of_the_raw_law_even_for_greedy_requests() -> None:
     controller = SignalController(lambda signals: True, width=1)
     (draft,), _ = draw(lambda context: LAW, [session(temperature=0.0)], [1], controller=controller)
     assert draft.token_ids == (0,)
-    assert draft.q.tolist() == [[1.0, 0.0, 0.0]]
+    assert draft.q is None  # one-hot
     assert draft.signals[0].probability == pytest.approx(0.5)
 
 
@@ -160,3 +166,32 @@ def test_a_draft_carries_the_versions_of_its_drafter() -> None:
     drafter.versions = Versions(weights=3, vocabulary=1)
     (draft,), _ = draw(drafter, [session()], [1])
     assert draft.versions == (3, 1)
+
+
+class Crowded(ScriptedDrafter):
+    """From its second step on, has memory for `most` rows."""
+
+    most = 1
+    num_steps = 0
+
+    def step(self, rows):
+        self.num_steps += 1
+        if self.num_steps > 1 and len(rows) > self.most:
+            raise CapacityError("full")
+        return super().step(rows)
+
+
+@pytest.mark.parametrize("script", [lambda context: LAW, lambda context: 1], ids=["drawn", "chosen"])
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_who_does_not_fit_into_memory_is_given_up_and_what_is_drawn_stays(most, script) -> None:
+    sessions, given_up, stream = [session(slot) for slot in range(3)], [], Recording()
+    expected, _ = draw(script, sessions[:1], [3])
+    crowded = Crowded(script, vocab_size=3)
+    crowded.most = most
+    sessions[0].keys.num_issued = 0
+    drafts, _ = draw(crowded, sessions, [3, 1, 3], stream=stream, give_up=lambda one, _: given_up.append(one))
+    assert given_up == {0: [sessions[2], sessions[0]], 1: [sessions[2]], 2: []}[most]
+    assert [draft.num_tokens for draft in drafts] == {0: [1, 1, 1], 1: [3, 1, 1], 2: [3, 1, 3]}[most]
+    assert drafts[0].token_ids == expected[0].token_ids[: drafts[0].num_tokens]
+    keys = [key for _, keys in stream.log for key in keys]
+    assert len(keys) == len(set(keys))

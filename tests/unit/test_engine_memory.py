@@ -216,6 +216,32 @@ def test_the_youngest_gives_way_where_the_draft_reads_prompts(is_late: bool, ver
     assert second.output_ids == alone(ITEMS[1], verifier)
 
 
+@pytest.mark.parametrize("verifier", VERIFIERS)
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("number", [2, 3, 4, 6])
+def test_the_youngest_gives_way_in_the_middle_of_a_draft(number: int, is_late: bool, verifier: Any) -> None:
+    """Passes 2, 3 and 4 draw the first draft, of three tokens."""
+    engine = engine_of(verifier, draft=Exhausted(DRAFT, once(number), is_late))
+    first, second, last = run_all(engine, ITEMS)
+    assert last.finish_reason == "error"
+    assert (last.num_tokens > 0) is (number > 4)
+    assert last.output_ids == alone(ITEMS[2], verifier)[: len(last.output_ids)]
+    assert first.output_ids == alone(ITEMS[0], verifier)
+    assert second.output_ids == alone(ITEMS[1], verifier)
+    assert engine.metrics.num_failed_requests == 1
+
+
+@pytest.mark.parametrize("verifier", VERIFIERS)
+def test_a_draft_that_never_fits_ends_all_one_after_the_other(verifier: Any) -> None:
+    engine = engine_of(verifier, draft=Exhausted(DRAFT, lambda num_tries, slots: num_tries > 3))
+    sessions = run_all(engine, ITEMS)
+    assert [session.finish_reason for session in sessions] == ["error"] * 3
+    assert not any(engine.target.decoder.length(slot) for slot in range(3))
+    assert outputs(engine, [request("plain", speculative=False)]) == (
+        alone(request("plain", speculative=False), verifier),
+    )
+
+
 @pytest.mark.parametrize("most", [0, 1, 2])
 def test_as_many_give_way_as_do_not_fit(most: int) -> None:
     engine = engine_of(target=Exhausted(TABLE, lambda _, slots: len(slots) > most))
@@ -287,17 +313,21 @@ def test_a_row_that_is_scored_again_ends_its_own_request() -> None:
     assert last.output_ids == alone(ITEMS[2])
 
 
+@pytest.mark.parametrize("where", ["target", "draft"])
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_the_law_of_the_others_is_exact_and_no_noise_is_used_twice(number: int) -> None:
+def test_the_law_of_the_others_is_exact_and_no_noise_is_used_twice(number: int, where: str) -> None:
     """The stream refuses a key that it has seen; the joint output of who stays is the target's own, in fractions."""
     table = TableLM(torch.tensor([[0.5, 0.5, 0.0], [0.25, 0.0, 0.75], [0.0, 0.5, 0.5]], dtype=torch.float64), order=1)
     draft = TableLM(torch.tensor([[0.75, 0.25, 0.0], [0.5, 0.5, 0.0], [0.25, 0.25, 0.5]], dtype=torch.float64), order=1)
 
+    def is_too_large(num_tries: int, slots: Sequence[int]) -> bool:
+        return num_tries >= number and len(slots) == 2
+
     def run(stream: Any) -> tuple[int, ...]:
         engine = Engine(
-            Target(Exhausted(table, lambda num_tries, slots: num_tries >= number and len(slots) == 2)),
+            Target(Exhausted(table, is_too_large) if where == "target" else TableDecoder(table)),
             RejectionVerifier(),
-            ModelDrafter(TableDecoder(draft), 3),
+            ModelDrafter(Exhausted(draft, is_too_large) if where == "draft" else TableDecoder(draft), 3),
             ScriptedController([2]),
             stream=stream,
         )

@@ -16,7 +16,7 @@ from evodraft.bench.settled import settled
 from evodraft.errors import BenchError, EvodraftError, UnknownOptionError
 from evodraft.learners.base import LearnerNeeds
 from evodraft.params import SamplingParams
-from evodraft.runtime.choose import TRANSFORMERS
+from evodraft.runtime.choose import runtime_of
 from evodraft.runtime.support import ModelFacts
 from evodraft.spellings import refuse_missing_parts
 from evodraft.types import Request
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from evodraft.bench.contestants import Ask
     from evodraft.config import EngineConfig
     from evodraft.engine import Engine
+    from evodraft.runtime.choose import Runtime
     from evodraft.session import Session
     from evodraft.types import Feedback
 
@@ -86,7 +87,7 @@ class Method:
             dict(options),
             is_exact=self._engine.verifier.exact,
             synthetic=stage.synthetic,
-            label=f"runtime {_runtime_name(self._engine.target.decoder)}",
+            label=_label(runtime_of(self._engine.target.decoder)),
         )
 
     @property
@@ -122,12 +123,13 @@ class Method:
         )
 
     def memory(self) -> Memory:
-        """Parameters, buffers and caches of target and draft, whose tensors are counted once."""
-        draft = getattr(self.engine.drafter, "decoder", None)
-        models = [self._stage.target.model, getattr(draft, "model", None)]
+        """Parameters, buffers and caches of target and draft, whose tensors are counted once, and copies of weights."""
+        decoders = [self.engine.target.decoder, getattr(self.engine.drafter, "decoder", None)]
+        runtimes = [runtime for runtime in map(runtime_of, decoders) if runtime is not None]
         return Memory(
-            weights_bytes=_weights_bytes([model for model in models if model is not None]),
-            cache_bytes=sum(getattr(decoder, "cache_bytes", 0) for decoder in (self.engine.target.decoder, draft)),
+            weights_bytes=_weights_bytes([runtime.model for runtime in runtimes])
+            + sum(runtime.copied_bytes for runtime in runtimes),
+            cache_bytes=sum(getattr(decoder, "cache_bytes", 0) for decoder in decoders),
             learner_bytes=sum(getattr(learner, "memory_bytes", 0) for learner in self.engine.learners),
         )
 
@@ -191,9 +193,9 @@ def load_of(options: Mapping[str, object], load: LoadOptions) -> LoadOptions:
     return replace(load, **named)
 
 
-def _runtime_name(decoder: object) -> str:
-    """What `auto` came to; a decoder without a step calls the model's own modules."""
-    return str(getattr(getattr(decoder, "step", None), "name", TRANSFORMERS))
+def _label(runtime: Runtime | None) -> str:
+    """What `auto` came to."""
+    return "" if runtime is None else f"runtime {runtime.report.name}, {runtime.report.numerics.name} numerics"
 
 
 def _answer(session: Session | EvodraftError) -> Answer:

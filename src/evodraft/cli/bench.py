@@ -55,6 +55,8 @@ def run(
     seed: bench_options.Seed = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    runtime: options.Runtime = "auto",
+    numerics: options.Numerics = "auto",
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
@@ -62,7 +64,8 @@ def run(
     from evodraft.bench import start
 
     sizes = {"prompts_per_group": prompts_per_group, "max_new_tokens": max_new_tokens, "repeats": repeats, "seed": seed}
-    load = {"dtype": dtype, "device": device, "revision": revision, "trust_remote_code": trust_remote_code}
+    how = {"dtype": dtype, "device": device, "runtime": runtime, "numerics": numerics}
+    load = {**how, "revision": revision, "trust_remote_code": trust_remote_code}
     who = (tuple(method or ()), tuple(peer or ()), baseline, peers_folder, data, prompts, force_acceptance, threads)
     overrides = {"conditions": condition, **sizes}
     wishes = start.Wishes(suite, quick, model, draft, *who, load=load, overrides=overrides, command=command_line())

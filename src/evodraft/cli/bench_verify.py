@@ -26,6 +26,8 @@ def verify(
     prompts: Annotated[Path | None, typer.Option(help="JSONL with prompts of your own.")] = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    runtime: options.Runtime = "auto",
+    numerics: options.Numerics = "auto",
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
@@ -40,7 +42,8 @@ def verify(
 
     check_writable(json_path)
     quieten(model)
-    load = {"dtype": dtype, "device": device, "revision": revision, "trust_remote_code": trust_remote_code}
+    how = {"dtype": dtype, "device": device, "runtime": runtime, "numerics": numerics}
+    load = {**how, "revision": revision, "trust_remote_code": trust_remote_code}
     wishes = Wishes("verify", is_quick=quick, model=model, prompts=prompts, load=load, command=command_line())
     with progress() as show:
         found = measure(wishes, drafter, show)

@@ -26,6 +26,8 @@ def chat(
     verifier: options.Verifier = "auto",
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    runtime: options.Runtime = "auto",
+    numerics: options.Numerics = "auto",
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
     speculative: options.Speculative = True,
@@ -40,9 +42,10 @@ def chat(
     """Talk to a model. Every line is a turn; /help lists what else can be typed."""
     params = SamplingParams(max_new_tokens, temperature, top_p, top_k, min_p, stop=stop or (), seed=seed)
     parts = {"drafter": drafter, "controller": controller, "verifier": verifier, "max_batch": 1}
-    where = {"dtype": dtype, "device": device, "revision": revision, "trust_remote_code": trust_remote_code}
+    how = {"dtype": dtype, "device": device, "runtime": runtime, "numerics": numerics}
+    where = {"revision": revision, "trust_remote_code": trust_remote_code}
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    conversation = Conversation(load_llm(model, **parts, **where), params, speculative, is_interactive)
+    conversation = Conversation(load_llm(model, **parts, **how, **where), params, speculative, is_interactive)
     for line in _typed() if is_interactive else _piped():
         conversation.hear(line)
         if conversation.is_over:

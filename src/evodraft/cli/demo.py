@@ -34,6 +34,8 @@ def demo(
     controller: options.Controller = "auto",
     verifier: options.Verifier = "auto",
     dtype: options.Dtype = "auto",
+    runtime: options.Runtime = "auto",
+    numerics: options.Numerics = "auto",
     is_replayed: Annotated[
         bool, typer.Option("--replay/--no-replay", help="On a terminal: show the text grow.")
     ] = True,
@@ -44,7 +46,8 @@ def demo(
 
     temperatures = temperature or [0.0, 0.7]
     prompts = read_prompts(prompts_per_domain)
-    parts = {"drafter": drafter, "controller": controller, "verifier": verifier, "dtype": dtype}
+    parts = {"drafter": drafter, "controller": controller, "verifier": verifier}
+    parts |= {"dtype": dtype, "runtime": runtime, "numerics": numerics}
     llm = load_llm("demo", **parts)
     console = Console()
     comparisons = _show(

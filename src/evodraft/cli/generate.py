@@ -34,6 +34,8 @@ def generate(
     verifier: options.Verifier = "auto",
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    runtime: options.Runtime = "auto",
+    numerics: options.Numerics = "auto",
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
     speculative: options.Speculative = True,
@@ -53,8 +55,9 @@ def generate(
     params = SamplingParams(max_new_tokens, temperature, top_p, top_k, min_p, stop=stop or (), seed=seed, n=n)
     text = _text(prompt)
     parts = {"drafter": drafter, "controller": controller, "verifier": verifier, "max_batch": min(n, _MAX_BATCH)}
-    where = {"dtype": dtype, "device": device, "revision": revision, "trust_remote_code": trust_remote_code}
-    llm = load_llm(model, **parts, **where)
+    how = {"dtype": dtype, "device": device, "runtime": runtime, "numerics": numerics}
+    where = {"revision": revision, "trust_remote_code": trust_remote_code}
+    llm = load_llm(model, **parts, **how, **where)
     assert llm.tokenizer is not None  # a model that is named is loaded with its tokenizer
     token_ids = llm.chat_token_ids([{"role": "user", "content": text}]) if chat else encoded(llm.tokenizer, text)
     is_streamed = stream and n == 1 and not as_json

@@ -14,13 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from evodraft.cli import options
-from evodraft.cli.loading import quieten
+from evodraft.cli.loading import quieten, sign_of_life
 from evodraft.cli.terminal import write
 from evodraft.display import printable
 
 if TYPE_CHECKING:
     from evodraft.inspection import Report
-    from evodraft.inspection.report import DrafterReport, LoadedReport, MemoryReport, ModelReport
+    from evodraft.inspection.report import DrafterReport, LoadedReport, MemoryReport, ModelReport, RuntimeChoice
 
 _LIMITS = "Limits of the engine"
 _EXAMPLE_PROMPT = "The history of the world is"
@@ -31,6 +31,8 @@ def inspect(
     drafter: options.Drafter = "auto",
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    runtime: options.Runtime = "auto",
+    numerics: options.Numerics = "auto",
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
     max_batch: Annotated[int, typer.Option(help="Sequences decoded at once.", rich_help_panel=_LIMITS)] = 8,
@@ -49,12 +51,14 @@ def inspect(
     from evodraft.inspection import inspect_target, try_out
 
     quieten(model)
-    how = LoadOptions(device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
+    how = LoadOptions(device, dtype, runtime, numerics, revision, trust_remote_code)
     limits = EngineConfig(max_batch, max_model_len, kv_cache_gib)
     report = inspect_target(model, drafter, how, limits)
     if load and report.can_run:
-        report = replace(report, loaded=try_out(model, drafter, how, limits))
-    flags = {"drafter": drafter, "dtype": dtype, "device": device, "revision": revision}
+        with sign_of_life(model):
+            report = replace(report, loaded=try_out(model, drafter, how, limits))
+    named = {"drafter": drafter, "dtype": dtype, "device": device, "runtime": runtime, "numerics": numerics}
+    flags = {**named, "revision": revision}
     command = _command(model, flags, trust_remote_code)
     if as_json:
         write(json.dumps(asdict(report) | {"can_run": report.can_run, "command": command}) + "\n")
@@ -99,13 +103,25 @@ def _rows(report: Report, model: str) -> Iterator[tuple[str, str]]:
         f"{_size(machine.free_bytes)} free{features}",
     )
     yield "versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items())
-    yield "runtime", f"{report.runtime.name}: {report.runtime.why}"
-    yield "numerics", f"{report.numerics.name}: {report.numerics.why}"
+    yield from _runtime_rows("runtime", report.runtime)
     yield from _drafter_rows(report.drafter)
     if report.memory is not None:
         yield "memory", _memory(report.memory)
     if report.loaded is not None:
         yield "loaded", _loaded(report.loaded)
+        yield from _runtime_rows("runtime", report.loaded.runtime)
+        yield from _runtime_rows("draft by", report.loaded.draft_runtime)
+
+
+def _runtime_rows(label: str, runtime: RuntimeChoice | None) -> Iterator[tuple[str, str]]:
+    """Nothing of what cannot be decoded."""
+    if runtime is None:
+        return
+    yield label, f"{runtime.name}: {runtime.why}"
+    for over in runtime.passed_over:
+        yield "passed over", f"{over.name}: {over.why}"
+    if runtime.numerics is not None:
+        yield "numerics", f"{runtime.numerics.name}: {runtime.numerics.why}"
 
 
 def _model(model: ModelReport) -> str:
@@ -124,6 +140,7 @@ def _drafter_rows(drafter: DrafterReport) -> Iterator[tuple[str, str]]:
     if drafter.license is not None:
         verified = "verified" if drafter.is_verified else "not verified"
         yield "", f"revision {drafter.revision}, licence {drafter.license}, {verified}"
+    yield from _runtime_rows("draft by", drafter.runtime)
     if drafter.tokens is not None:
         yield "tokens", f"{drafter.tokens.name}: {drafter.tokens.why}"
     if drafter.cost_ratio is not None:

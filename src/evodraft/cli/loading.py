@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
+
+from evodraft.cli.terminal import note
 
 if TYPE_CHECKING:
     from evodraft.llm import LLM
@@ -16,10 +21,22 @@ def load_llm(model: str, **options: Any) -> LLM:
     """`LLM.from_pretrained` with one quiet sign of life; what must be downloaded shows its own progress."""
     from evodraft.llm import LLM
 
+    with sign_of_life(model):
+        return LLM.from_pretrained(model, **options)
+
+
+@contextmanager
+def sign_of_life(model: str) -> Iterator[None]:
+    """On a terminal says what takes so long, and is gone when it is over."""
     if not quieten(model):
-        return LLM.from_pretrained(model, **options)
-    with Console(stderr=True).status(Text(f"loading {model}")):
-        return LLM.from_pretrained(model, **options)
+        with _heard(note):  # downloads draw bars, which leave no room for a line that moves
+            yield
+        return
+    with (
+        Console(stderr=True).status(Text(f"loading {model}")) as status,
+        _heard(lambda message: status.update(Text(message))),
+    ):
+        yield
 
 
 def quieten(model: str) -> bool:
@@ -33,3 +50,26 @@ def quieten(model: str) -> bool:
     if is_here:
         transformers.utils.logging.disable_progress_bar()
     return is_here
+
+
+@contextmanager
+def _heard(tell: Callable[[str], None]) -> Iterator[None]:
+    """Passes on what the library logs of its work, which it never prints."""
+    logger, handler = logging.getLogger("evodraft"), _Handler(tell)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
+class _Handler(logging.Handler):
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell(record.getMessage())

@@ -18,6 +18,12 @@ Controller = Annotated[str, typer.Option(help="auto, fixed:5, confidence, ...", 
 Verifier = Annotated[str, typer.Option(help="auto, rejection, coupled.", rich_help_panel=_PARTS)]
 Dtype = Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16, float16.", rich_help_panel=_PARTS)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=_PARTS)]
+Runtime = Annotated[
+    str, typer.Option(help="auto, native, packed, eager, transformers: `inspect` says which.", rich_help_panel=_PARTS)
+]
+Numerics = Annotated[
+    str, typer.Option(help="auto, invariant (the same bits in any pass, or an error), fast.", rich_help_panel=_PARTS)
+]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.", rich_help_panel=_PARTS)]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with a hub model.", rich_help_panel=_PARTS)

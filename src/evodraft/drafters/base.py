@@ -44,7 +44,7 @@ class DrafterContext:
     bundled_draft: Path | None = None  # a draft model that ships with the target
     registered_drafts: tuple[RegisteredDraft, ...] = ()  # published ones, the preferred first
     trust_remote_code: bool = False
-    runtime: RuntimeOptions = RuntimeOptions()
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class DrafterPlan:
     """A drafter whose memory is known but not yet taken."""
 
     bytes_per_token: int  # of cache, for one token of one slot
-    make: Callable[[int, int], Drafter]  # (num_slots, max_length of the target) -> Drafter
+    make: Callable[[int, int, int | None], Drafter]  # (num_slots, max_length of the target, rows x columns of caches)
 
 
 @dataclass(frozen=True, slots=True)

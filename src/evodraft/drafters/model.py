@@ -58,9 +58,9 @@ def plan_model_drafter(config: ModelConfig, context: DrafterContext) -> DrafterP
     runtime = choose_runtime(model, context.runtime)
     facts = runtime.facts
 
-    def make(num_slots: int, max_length: int) -> ModelDrafter:
+    def make(num_slots: int, max_length: int, cache_tokens: int | None) -> ModelDrafter:
         length = min(max_length, facts.context_length or max_length)
-        return ModelDrafter(runtime.decoder(num_slots, length), context.vocab_size)
+        return ModelDrafter(runtime.decoder(num_slots, length, cache_tokens=cache_tokens), context.vocab_size)
 
     return DrafterPlan(facts.bytes_per_token, make)
 
@@ -110,9 +110,7 @@ class ModelDrafter:
         for row in rows:
             self.decoder.crop(row.slot, row.length - 1)  # the last token is fed in any case: it gives the logits
         logits = self._feed(missing, want_logits=True)
-        last = torch.tensor([len(tokens) - 1 for _, tokens in missing], device=logits.device)
-        picked = logits[torch.arange(len(missing), device=logits.device), last]
-        return DraftStep(logits=_fit(picked, self.vocab_size))
+        return DraftStep(logits=_fit(_last_of([len(tokens) for _, tokens in missing], logits), self.vocab_size))
 
     def commit(self, rows: Sequence[CommittedRow]) -> None:
         for row in rows:
@@ -135,13 +133,24 @@ class ModelDrafter:
     def _feed(self, pieces: Sequence[tuple[int, list[int]]], *, want_logits: bool) -> torch.Tensor:
         widths = [len(tokens) for _, tokens in pieces]
         padded = torch.tensor([[*tokens, *[0] * (max(widths) - len(tokens))] for _, tokens in pieces])
-        # the target may say padding ids that the draft has no row for; any token may stand in, only the guess suffers
-        padded.masked_fill_(padded >= self.decoder.vocab_size, 0)
+        if self.decoder.vocab_size < self.vocab_size:
+            # the target may say padding ids that the draft has no row for; any token will do, only the guess suffers
+            padded.masked_fill_(padded >= self.decoder.vocab_size, 0)
         output = self.decoder.forward(padded, widths, [slot for slot, _ in pieces], want_logits=want_logits)
         return output.logits if output.logits is not None else torch.empty(0)
+
+
+def _last_of(widths: Sequence[int], logits: torch.Tensor) -> torch.Tensor:  # [rows, width, vocab] -> [rows, vocab]
+    """Each row's last column that is not padding."""
+    if len(set(widths)) == 1:
+        return logits[:, widths[0] - 1]
+    last = torch.tensor(widths, device=logits.device) - 1
+    return logits[torch.arange(len(widths), device=logits.device), last]
 
 
 def _fit(logits: torch.Tensor, vocab_size: int) -> torch.Tensor:
     """Cuts or pads the columns [rows, draft vocab] to [rows, vocab_size] (models of one family pad differently)."""
     surplus = vocab_size - logits.shape[-1]
+    if surplus == 0:
+        return logits
     return torch.nn.functional.pad(logits, (0, surplus), value=-torch.inf)  # a negative pad cuts

@@ -36,7 +36,7 @@ class NgramConfig:
 
 def plan_ngram_drafter(config: NgramConfig, context: DrafterContext) -> DrafterPlan:
     """Needs nothing of the target and no cache."""
-    return DrafterPlan(0, lambda num_slots, max_length: NgramDrafter(config))
+    return DrafterPlan(0, lambda num_slots, max_length, cache_tokens: NgramDrafter(config))
 
 
 @dataclass(slots=True)

@@ -18,19 +18,13 @@ from evodraft.errors import CapacityError
 from evodraft.inspection.drafter import DrafterFindings, InspectedTarget, read_drafter
 from evodraft.inspection.machine import read_machine
 from evodraft.inspection.model import Blueprint, read_model
-from evodraft.inspection.report import Choice, LoadedReport, MachineReport, MemoryReport, Report
+from evodraft.inspection.report import LoadedReport, MachineReport, MemoryReport, Report, RuntimeChoice
+from evodraft.inspection.runtime import described, foretold
 from evodraft.llm import LLM
 from evodraft.memory import plan_cache
+from evodraft.runtime.choose import runtime_of
 from evodraft.runtime.placement import chosen_device
 
-_RUNTIME: Final = Choice(
-    "hf", "the only runtime of this version; it calls the transformers module as it is, so that every hook fires"
-)
-_EXACT: Final = "speculative and plain outputs are compared token by token in our tests, which run in float32"
-_ROUNDED: Final = (
-    "in {dtype} a pass over several tokens can round differently from a pass over one, and two nearly equal "
-    "candidates may swap; compare in float32"
-)
 _PROMPT: Final = "The history of the world is a history of"
 _NUM_TRIED_TOKENS: Final = 16
 
@@ -62,7 +56,8 @@ def inspect_target(
     target = read_model(source.name, load.dtype, load.revision, trust_remote_code=load.trust_remote_code)
     drafting = read_drafter(drafter, InspectedTarget(source, target, load))
     machine = read_machine(device)
-    problems = [*target.problems, *drafting.problems]
+    runtime = foretold(target, device, load.runtime_options, target.report.weight_bytes)
+    problems = [*target.problems, *runtime.problems, *drafting.problems]
     try:
         memory = _memory(target, drafting.draft, config, device, machine)
     except CapacityError as error:
@@ -71,8 +66,7 @@ def inspect_target(
     return Report(
         target=target.report,
         machine=machine,
-        runtime=_RUNTIME,
-        numerics=_numerics(target.report.dtype),
+        runtime=runtime.choice,
         drafter=drafting.report,
         memory=memory,
         problems=tuple(problems),
@@ -91,18 +85,27 @@ def try_out(
     options = _options(drafter, load or LoadOptions(), config or EngineConfig())
     said: dict[str, Any] = {"max_new_tokens": _NUM_TRIED_TOKENS, "ignore_eos": True}
     with LLM.from_pretrained(name, **options) as llm:
+        target, used = llm.engine.target.decoder, llm.engine.drafter
         plain = llm.generate(_PROMPT, speculative=False, **said)
         fast = llm.generate(_PROMPT, **said)
         pairs = zip(plain.token_ids, fast.token_ids, strict=True)
         num_equal = next((i for i, (left, right) in enumerate(pairs) if left != right), len(plain.token_ids))
-        used = llm.engine.drafter
+        draft_runtime = _chosen(getattr(used, "decoder", None))
         return LoadedReport(
             drafter=None if used is None else type(used).__name__,
-            max_model_len=llm.engine.target.decoder.max_length,
+            max_model_len=target.max_length,
             num_tokens=len(plain.token_ids),
             num_equal_tokens=num_equal,
             acceptance_rate=fast.stats.acceptance_rate,
+            runtime=_chosen(target),
+            draft_runtime=draft_runtime and replace(draft_runtime, numerics=None),
         )
+
+
+def _chosen(decoder: object) -> RuntimeChoice | None:
+    """What a decoder was made by, in words; None of a decoder that nobody chose."""
+    runtime = runtime_of(decoder)
+    return None if runtime is None else described(runtime.report, str(runtime.facts.dtype).removeprefix("torch."))
 
 
 def _memory(
@@ -134,11 +137,6 @@ def _memory(
         free_bytes=machine.free_bytes,
         is_enough=needed <= machine.free_bytes,
     )
-
-
-def _numerics(dtype: str) -> Choice:
-    """`auto` and `fast` are the same mode."""
-    return Choice("fast", _EXACT if dtype == "float32" else f"{_EXACT}; {_ROUNDED.format(dtype=dtype)}")
 
 
 def _warnings(

@@ -20,14 +20,17 @@ from evodraft.drafters.pairing import check_same_tokens
 from evodraft.errors import ConfigError, ModelError, ModelMismatchError
 from evodraft.inspection.model import Blueprint, read_model
 from evodraft.inspection.report import Choice, DrafterReport, PassedOver
+from evodraft.inspection.runtime import foretold
 from evodraft.inspection.speed import ASSUMED_ACCEPTANCE, best_case
 from evodraft.runtime.load import load_tokenizer
+from evodraft.runtime.placement import chosen_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from evodraft.assemble import LoadOptions, TargetSource
     from evodraft.drafters.base import RegisteredDraft
+    from evodraft.inspection.runtime import RuntimeFindings
 
 LEAST_SPEED_UP: Final = 1.1  # below it, at the assumed acceptance, a draft is called too large
 
@@ -133,6 +136,7 @@ def _fitted(report: DrafterReport, draft: Blueprint, target: InspectedTarget) ->
     cost_ratio = draft.report.weight_bytes / target.blueprint.report.weight_bytes
     best = best_case(ASSUMED_ACCEPTANCE, cost_ratio)
     tokens = _compare_tokens(report, draft, target)
+    runtime = _runtime(draft, target)
     full = replace(
         report,
         tokens=tokens,
@@ -140,9 +144,17 @@ def _fitted(report: DrafterReport, draft: Blueprint, target: InspectedTarget) ->
         assumed_acceptance=ASSUMED_ACCEPTANCE,
         best_speed_up=best.speed_up,
         best_num_draft_tokens=best.num_draft_tokens,
+        runtime=runtime.choice,
     )
-    problems = draft.problems + ((tokens.why,) if tokens.name == "different" else ())
+    problems = draft.problems + ((tokens.why,) if tokens.name == "different" else ()) + runtime.problems
     return DrafterFindings(full, draft, problems, (*draft.warnings, *_fit_warnings(full, draft, target)))
+
+
+def _runtime(draft: Blueprint, target: InspectedTarget) -> RuntimeFindings:
+    """How the draft would be decoded, once the weights of both are there. Its numerics decide nothing."""
+    options, pending_bytes = target.options, target.blueprint.report.weight_bytes + draft.report.weight_bytes
+    found = foretold(draft, chosen_device(options.device), options.draft_runtime_options, pending_bytes)
+    return found if found.choice is None else found._replace(choice=replace(found.choice, numerics=None))
 
 
 def _compare_tokens(report: DrafterReport, draft: Blueprint, target: InspectedTarget) -> Choice:

@@ -37,6 +37,7 @@ class Blueprint(NamedTuple):
     facts: ModelFacts | None  # None if it cannot be decoded
     problems: tuple[str, ...]  # why it would not load or decode
     warnings: tuple[str, ...]
+    model: Any = None  # on the meta device
 
 
 def read_model(
@@ -70,7 +71,8 @@ def read_model(
         cache_bytes_per_token=facts.bytes_per_token if facts else None,
         num_file_bytes=stored,
     )
-    return Blueprint(report, facts, problems, tuple(_warnings(config, name, is_quantised, stored, trust_remote_code)))
+    warnings = tuple(_warnings(config, name, is_quantised, stored, trust_remote_code))
+    return Blueprint(report, facts, problems, warnings, model)
 
 
 def _facts(model: torch.nn.Module) -> tuple[ModelFacts | None, tuple[str, ...]]:

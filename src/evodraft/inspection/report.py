@@ -58,6 +58,16 @@ class PassedOver:
 
 
 @dataclass(frozen=True, slots=True)
+class RuntimeChoice:
+    """How a model would be decoded, or is."""
+
+    name: str
+    why: str
+    passed_over: tuple[Choice, ...]  # what comes before it in the order, and why not
+    numerics: Choice | None  # "invariant", "fast", or "untried" of what is not loaded; a draft's decide nothing
+
+
+@dataclass(frozen=True, slots=True)
 class DrafterReport:
     """Who would draft, and how well it fits the target."""
 
@@ -74,6 +84,7 @@ class DrafterReport:
     best_speed_up: float | None = None  # over all draft lengths
     best_num_draft_tokens: int | None = None
     passed_over: tuple[PassedOver, ...] = ()
+    runtime: RuntimeChoice | None = None  # of the draft model, if it can be decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +112,8 @@ class LoadedReport:
     num_tokens: int
     num_equal_tokens: int  # before the first difference
     acceptance_rate: float
+    runtime: RuntimeChoice | None
+    draft_runtime: RuntimeChoice | None  # None of drafters without a model
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +122,7 @@ class Report:
 
     target: ModelReport
     machine: MachineReport
-    runtime: Choice
-    numerics: Choice
+    runtime: RuntimeChoice | None  # None if the target cannot be decoded
     drafter: DrafterReport
     memory: MemoryReport | None  # None if the target cannot be decoded or nothing fits
     problems: tuple[str, ...]  # it would not run

@@ -47,7 +47,7 @@ def _read_in_pieces(step: Step, token_ids: torch.Tensor, widths: Sequence[int], 
 
 def _read_beside_others(step: Step, token_ids: torch.Tensor, num_layers: int) -> torch.Tensor:
     """The same, in one pass with rows of other lengths, which hold other texts before."""
-    slots = range(_NUM_NEIGHBOURS + 1)
+    slots = range(min(_NUM_NEIGHBOURS + 1, len(token_ids)))  # each has a shorter text
     cache = SlotCache(num_layers, num_slots=len(slots), max_length=2 * len(token_ids))
     others = [token_ids.roll(slot)[: len(token_ids) - slot] for slot in slots]
     _pass(step, cache, others[1:], slots[1:])

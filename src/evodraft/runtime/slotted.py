@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING
 from evodraft.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
+    import torch
+
     from evodraft.runtime.cache import SlotCache
+    from evodraft.runtime.choose import Runtime
     from evodraft.runtime.support import ModelFacts
 
 
 class SlottedDecoder:
     """The books of a decoder: everything of the protocol but `forward`."""
+
+    runtime: Runtime | None = None  # what made it, if something chose it
+    model: torch.nn.Module | None = None  # whose weights it computes with, where it is known
 
     def __init__(self, facts: ModelFacts, cache: SlotCache) -> None:
         self._facts = facts

@@ -39,13 +39,13 @@ class RejectionVerifier:
             weights = case.scores.laws.at(node, token_ids)  # p, later what rejected siblings left of it
             for child in draft.children(node):
                 token_id = draft.token_ids[child]
-                q = _law_of_node(draft, child, weights)
                 total = float(weights.sum())
-                if stream.accept(float(weights[token_id]), total * float(q[token_id]), case.keys.next("accept")):
+                q_of_token = 1.0 if draft.q is None else float(draft.q[child, token_id])
+                if stream.accept(float(weights[token_id]), total * q_of_token, case.keys.next("accept")):
                     path.append(child)
                     token_ids.append(token_id)
                     break
-                weights, is_fallback = residual(weights, total * q)
+                weights, is_fallback = residual(weights, total * _law_of_node(draft, child, weights))
                 num_fallbacks += is_fallback
             else:
                 drawn = stream.draw(weights[None], [case.keys.next("recover")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,17 +89,37 @@ class Started(NamedTuple):
         """Nothing is open."""
 
 
-@pytest.mark.parametrize("ignore_eos", [False, True])
-def test_peers_get_the_orders_folder_stop_ids_and_sizes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignore_eos: bool
-) -> None:
-    started: list[Started] = []
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Started]:
+    """Peers that were started, none of which runs."""
+    made: list[Started] = []
 
     def make(*positional: Any, **named: Any) -> Started:
-        started.append(Started(positional, named))
-        return started[-1]
+        made.append(Started(positional, named))
+        return made[-1]
 
     monkeypatch.setattr(lineup, "PeerContestant", make)
+    return made
+
+
+@pytest.mark.parametrize("draft", [None, "other"])
+def test_peers_of_the_demo_get_its_folders(
+    bundle: Path, tmp_path: Path, started: list[Started], draft: str | None
+) -> None:
+    place = None if draft is None else str(shutil.copytree(bundle / "draft", tmp_path / draft))
+    pair = tiny_pair()
+    order = Order(load_suite("domains"), (), LoadedTarget(pair.target, pair.tokenizer))
+    with ExitStack() as stack:
+        start_peers(["transformers/plain", "transformers/plain"], tmp_path, order, place, threads=1, stack=stack)
+    [peer] = started
+    folders = (tmp_path, bundle / "target", bundle / "draft" if draft is None else tmp_path / draft)
+    assert peer.positional[2:] == folders
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_peers_get_the_orders_folder_stop_ids_and_sizes(
+    tmp_path: Path, started: list[Started], ignore_eos: bool
+) -> None:
     suite = load_suite("batch", ignore_eos=ignore_eos, max_new_tokens=4)
     pair = tiny_pair()
     target = LoadedTarget(pair.target, pair.tokenizer)

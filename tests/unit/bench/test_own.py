@@ -152,10 +152,15 @@ def test_profiles_say_what_a_method_claims() -> None:
 @pytest.mark.parametrize("runtime", ["eager", "transformers"])
 def test_a_method_may_have_a_runtime_of_its_own_and_says_which(runtime: str) -> None:
     contestant = method(None, runtime=runtime, numerics="fast")
-    assert contestant.profile.label == f"runtime {runtime}"
+    assert contestant.profile.label == f"runtime {runtime}, fast numerics"
     assert contestant.generate(asks(1)).answers[0].token_ids == method(None).generate(asks(1)).answers[0].token_ids
-    contestant.reset()
-    assert contestant.memory().weights_bytes == method(None).memory().weights_bytes
+
+
+def test_copies_of_weights_that_a_runtime_makes_are_counted() -> None:
+    own, copying = (method(None, runtime=name).memory().weights_bytes for name in ("transformers", "eager"))
+    assert own is not None
+    assert copying is not None
+    assert copying > own
 
 
 @pytest.mark.parametrize(

@@ -22,18 +22,21 @@ def test_a_folder(command, model_folder) -> None:
     assert (ended.code, ended.err) == (0, "")
     shown = plain(ended.out)
     assert "LlamaForCausalLM" in shown
-    assert "runtime hf: the only runtime of this version" in shown
+    assert "runtime native: the Llama family in C++" in shown
+    assert "numerics untried: " in shown
     assert "drafter ngram: needs no draft model and fits every target" in shown
     assert "2 sequences of 256 tokens" in shown
     assert "LLM.from_pretrained(" in ended.out
 
 
 def test_the_command_it_names_works(command, model_folder) -> None:
-    asked = ["--drafter", "ngram", "--dtype", "float32", "--device", "cpu"]
+    asked = ["--drafter", "ngram", "--dtype", "float32", "--device", "cpu", "--runtime", "eager", "--numerics", "fast"]
     document = json.loads(command("inspect", model_folder, *asked, "--json").out)
     program, *arguments = shlex.split(document["command"])
     assert program == "evodraft"
     assert arguments[:4] == ["generate", "--model", model_folder, "--drafter"]
+    for flag, word in (("--runtime", "eager"), ("--numerics", "fast")):
+        assert arguments[arguments.index(flag) + 1] == word
     ended = command(*arguments, "--max-new-tokens", "4")
     assert ended.code == 0
 
@@ -55,7 +58,10 @@ def test_json(command, model_folder, tmp_path) -> None:
 def test_loading_for_real(command, model_folder) -> None:
     ended = command("inspect", model_folder, "--load", "--max-batch", "1", "--device", "cpu")
     assert (ended.code, ended.err) == (0, "")
-    assert "16 of 16 tokens equal to plain decoding" in plain(ended.out)
+    shown = plain(ended.out)
+    assert "16 of 16 tokens equal to plain decoding" in shown
+    assert "numerics untried: " in shown
+    assert "numerics invariant: passes of widths 1 to 24" in shown
 
 
 def test_what_cannot_run_ends_with_1(command, model_folder) -> None:
@@ -91,6 +97,27 @@ def test_names_do_not_steer_the_terminal(command, model_folder, tmp_path) -> Non
     ended = command("inspect", str(folder))
     assert "\x1b" not in ended.out
     assert "[b]red" in ended.out
+
+
+def test_a_draft_and_what_was_passed_over(command, model_folder) -> None:
+    ended = command("inspect", model_folder, "--drafter", f"model:{model_folder}", "--dtype", "float16", "--load")
+    shown = plain(ended.out)
+    assert ended.code == 0
+    assert "passed over native: the native step computes bfloat16 and float32, not float16" in shown
+    assert shown.count("draft by ") == 2  # foretold and loaded
+
+
+def test_a_runtime_or_numerics_that_nobody_knows(command, model_folder) -> None:
+    ended = command("inspect", model_folder, "--runtime", "nativ")
+    assert ended.code == 2
+    assert ended.one_line.startswith("UnknownOptionError: unknown runtime 'nativ'; did you mean 'native'? Known: auto,")
+    assert command("inspect", model_folder, "--numerics", "exact").code == 2
+
+
+def test_numerics_that_cannot_be_had_end_with_1(command, model_folder) -> None:
+    ended = command("inspect", model_folder, "--runtime", "transformers", "--numerics", "invariant")
+    assert ended.code == 1
+    assert "problem nothing decodes the model with runtime='transformers'" in plain(ended.out)
 
 
 def test_mistakes(command, model_folder) -> None:

@@ -36,7 +36,7 @@ def context(**changes: Any) -> DrafterContext:
 
 def chosen(**changes: Any) -> Drafter:
     entry = DRAFTERS["auto"]
-    return entry.build(entry.config(), context(**changes)).make(1, 10)
+    return entry.build(entry.config(), context(**changes)).make(1, 10, None)
 
 
 def test_methods_name_drafters() -> None:

@@ -74,8 +74,8 @@ def test_a_plan_from_a_model() -> None:
     model = tiny_model("llama", vocab_size=24, max_position_embeddings=50)
     plan = plan_model_drafter(ModelConfig(model), context())
     assert plan.bytes_per_token == 2 * 2 * 2 * 8 * 4  # keys and values, 2 layers, 2 heads of 8, float32
-    assert plan.make(3, 40).decoder.max_length == 40
-    drafter = plan.make(3, 400)
+    assert plan.make(3, 40, None).decoder.max_length == 40
+    drafter = plan.make(3, 400, 1200)
     assert (drafter.max_length, drafter.decoder.num_slots, drafter.vocab_size) == (50, 3, 32)
 
 
@@ -95,7 +95,7 @@ def test_a_plan_from_a_path(tmp_path) -> None:
         plan_model_drafter(ModelConfig(str(tmp_path)), context()),
         plan_model_drafter(ModelConfig(), context(bundled_draft=tmp_path)),
     ):
-        assert chosen.make(1, 10).decoder.vocab_size == 24
+        assert chosen.make(1, 10, None).decoder.vocab_size == 24
     with pytest.raises(WeightsError):
         plan_model_drafter(ModelConfig(str(tmp_path / "nowhere")), context())
 

@@ -80,4 +80,4 @@ def test_updates_are_refused() -> None:
 def test_a_plan_takes_no_memory() -> None:
     plan = plan_ngram_drafter(NgramConfig(5, 2), None)
     assert plan.bytes_per_token == 0
-    assert plan.make(8, 100).config == NgramConfig(5, 2)
+    assert plan.make(8, 100, None).config == NgramConfig(5, 2)

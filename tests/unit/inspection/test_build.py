@@ -14,10 +14,12 @@ import torch
 from evodraft import LLM
 from evodraft.assemble import LoadOptions
 from evodraft.config import EngineConfig
-from evodraft.errors import CapacityError, UnknownOptionError, WeightsError
+from evodraft.errors import CapacityError, UnknownOptionError, UnsupportedModelError, WeightsError
 from evodraft.inspection import Report, build, inspect_target, try_out
 from evodraft.inspection.report import MachineReport
 from evodraft.testing.pairs import tiny_pair
+from evodraft.testing.tiny import tiny_model
+from evodraft.testing.tokenizers import byte_tokenizer
 
 GIB = 2**30
 
@@ -75,19 +77,99 @@ def test_the_demo(bundle: Path) -> None:
     report = look("demo")
     assert report.can_run
     assert (report.target.name, report.drafter.name) == (str(bundle / "target"), "model")
-    assert report.runtime.name == "hf"
+    assert report.runtime is not None
+    assert report.drafter.runtime is not None
+    assert (report.runtime.name, report.drafter.runtime.name, report.drafter.runtime.numerics) == (
+        "native",
+        "native",
+        None,
+    )
 
 
 def test_reports_are_plain_data(pair: tuple[Path, Path]) -> None:
     report = look(pair[0])
-    assert json.loads(json.dumps(asdict(report)))["target"]["model_type"] == "llama"
+    document = json.loads(json.dumps(asdict(report)))
+    assert document["target"]["model_type"] == "llama"
+    assert document["runtime"]["numerics"]["name"] == "untried"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("drafter", ["model", "ngram"])
+def test_the_runtimes_are_those_of_the_engine(pair: tuple[Path, Path], dtype: str, drafter: str) -> None:
+    target, draft = pair
+    name = f"model:{draft}" if drafter == "model" else drafter
+    report, loaded = look(target, name, dtype), try_out(target, name, LoadOptions(device="cpu", dtype=dtype))
+    for told, found in ((report.runtime, loaded.runtime), (report.drafter.runtime, loaded.draft_runtime)):
+        assert (told is None) is (found is None)
+        if told is not None and found is not None:
+            assert (told.name, told.passed_over) == (found.name, found.passed_over)
+            assert told.why.startswith(found.why)
+    assert (loaded.draft_runtime is None) is (drafter == "ngram")
+
+
+def numerics(report: Report) -> tuple[str, str]:
+    assert report.runtime is not None
+    assert report.runtime.numerics is not None
+    return report.runtime.numerics.name, report.runtime.numerics.why
+
+
+def asking(target: Path, word: str, runtime: str = "auto", dtype: str = "bfloat16") -> Report:
+    return inspect_target(target, "ngram", LoadOptions("cpu", dtype, runtime, word))
 
 
 def test_numerics_promise_no_more_than_is_tested(pair: tuple[Path, Path]) -> None:
-    assert look(pair[0]).numerics.why.endswith("which run in float32")
-    rounded = look(pair[0], dtype="bfloat16").numerics
-    assert rounded.name == "fast"
-    assert "in bfloat16 a pass over several tokens can round differently" in rounded.why
+    name, why = numerics(asking(pair[0], "auto"))
+    assert name == "untried"
+    assert "if all bits are equal, greedy and coupled outputs are the same token by token" in why
+    assert "if not, in bfloat16 a pass over several tokens can round differently" in why
+    assert numerics(asking(pair[0], "auto", dtype="float32"))[1].endswith("which run in float32")
+    name, why = numerics(asking(pair[0], "fast"))
+    assert (name, why.partition("; ")[0]) == ("fast", "you asked for it")
+    assert "in bfloat16 a pass over several tokens can round differently" in why
+    name, why = numerics(asking(pair[0], "invariant"))
+    assert name == "invariant"
+    assert why.endswith("with and without drafts, in any batch")
+    assert numerics(asking(pair[0], "auto", "transformers"))[0] == "fast"
+
+
+def test_loading_says_what_came_of_the_test_of_numerics(pair: tuple[Path, Path]) -> None:
+    loaded = try_out(pair[0], "ngram", LoadOptions("cpu", "bfloat16"))
+    assert loaded.runtime is not None
+    assert loaded.runtime.numerics is not None
+    assert loaded.runtime.numerics.name == "invariant"
+    assert "computed the same bits at start; greedy and coupled outputs are the same" in loaded.runtime.numerics.why
+    assert loaded.num_equal_tokens == loaded.num_tokens
+
+
+def test_what_no_runtime_can_do_is_a_problem_in_the_engines_words(pair: tuple[Path, Path]) -> None:
+    report = asking(pair[0], "invariant", "transformers")
+    [problem] = report.problems
+    assert (report.can_run, report.runtime) == (False, None)
+    with pytest.raises(UnsupportedModelError) as raised:
+        LLM.from_pretrained(
+            pair[0], drafter="ngram", device="cpu", dtype="bfloat16", runtime="transformers", numerics="invariant"
+        )
+    assert problem == str(raised.value)
+
+
+def test_a_draft_that_no_runtime_of_the_name_decodes(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    target = pair[0]
+    tiny_model("gemma", vocab_size=264).save_pretrained(tmp_path / "gemma")
+    byte_tokenizer().save_pretrained(tmp_path / "gemma")
+    draft = f"model:{tmp_path / 'gemma'}"
+    how = LoadOptions("cpu", "float32", "eager")
+    report = inspect_target(target, draft, how)
+    assert report.drafter.runtime is None
+    assert any("model type 'gemma' is none of" in problem for problem in report.problems)
+    with pytest.raises(UnsupportedModelError, match="model type 'gemma' is none of"):
+        try_out(target, draft, how)
+
+
+def test_the_line_to_run_names_runtime_and_numerics(pair: tuple[Path, Path]) -> None:
+    python = asking(pair[0], "fast", "packed").python
+    assert python.endswith("device='cpu', dtype='bfloat16', runtime='packed', numerics='fast')")
+    runtime = eval(python, {"LLM": LLM}).runtime
+    assert (runtime.name, runtime.numerics) == ("packed", ("fast", "you asked for it"))
 
 
 def test_a_large_model_on_a_small_machine(shaped: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +223,7 @@ def test_what_cannot_be_decoded(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(sizes), encoding="utf-8")
     report = look(tmp_path)
     assert not report.can_run
-    assert (report.memory, report.drafter.name) == (None, "ngram")
+    assert (report.memory, report.runtime, report.drafter.name) == (None, None, "ngram")
 
 
 def test_a_draft_that_cannot_be_decoded(pair: tuple[Path, Path], tmp_path: Path) -> None:

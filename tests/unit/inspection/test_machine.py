@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from evodraft.inspection import machine
+from evodraft import machine
 from evodraft.inspection.machine import read_machine
 from evodraft.machine import software_versions
 from evodraft.memory import physical_memory
@@ -21,8 +21,8 @@ CPU = torch.device("cpu")
 
 
 def system(monkeypatch: pytest.MonkeyPatch, cpuinfo: str = "", meminfo: str = "") -> None:
-    files = {"/proc/cpuinfo": cpuinfo, "/proc/meminfo": meminfo}
-    monkeypatch.setattr(machine, "_read", files.__getitem__)
+    files = {Path("/proc/cpuinfo"): cpuinfo, Path("/proc/meminfo"): meminfo}
+    monkeypatch.setattr(machine, "_text", files.__getitem__)
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,7 @@ class PeerContestant:
                 "options": dict(mode.options),
             }
         )
-        versions, label = loaded.get("versions", {}), loaded.get("label", "")
-        about = (versions, mode.is_exact, synthetic, label, mode.max_batch)
+        about = (loaded.get("versions", {}), mode.is_exact, synthetic, loaded.get("label", ""), mode.max_batch)
         self.profile = Profile(name, "peer", mode.options, *about)
 
     def reset(self) -> None:

@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include <new>
 #include <vector>
 
 #include "linear.h"
@@ -105,11 +106,22 @@ void mix_values(const Past<T>& values, int64_t first, int64_t count, const float
     mix_part<T, kQueries, 1>(values, first, count, weights, weights_stride, d, mixed, stride);
 }
 
+inline int64_t scores_stride_of(int64_t count) { return (count + kFloats - 1) / kFloats * kFloats; }
+
 // Memory of one thread for one token's attention to one head of keys.
 template <class T>
 struct AttentionScratch {
   std::vector<T> queries;
   std::vector<float> scores, mixed;
+  // Whether there is enough for attention to `longest` positions; later, nothing is allocated.
+  bool reserve(const Heads& heads, int64_t longest) try {
+    queries.reserve(heads.group() * padded(heads.head_dim));
+    mixed.reserve(heads.group() * padded(heads.head_dim));
+    scores.reserve(heads.group() * scores_stride_of(longest));
+    return true;
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
 };
 
 // The query heads of one token that share a key head: queries [group, head_dim] -> output [group, head_dim].
@@ -117,7 +129,7 @@ template <class T>
 void attend(const Heads& heads, const Past<T>& keys, const Past<T>& values, int64_t first, int64_t end,
             const float* queries, T* output, AttentionScratch<T>& scratch) {
   const int64_t dim = heads.head_dim, group = heads.group(), count = end - first;
-  const int64_t stride = padded(dim), scores_stride = (count + kFloats - 1) / kFloats * kFloats;
+  const int64_t stride = padded(dim), scores_stride = scores_stride_of(count);
   scratch.queries.assign(group * stride, T{});
   scratch.scores.resize(group * scores_stride);
   scratch.mixed.resize(group * stride);

@@ -8,6 +8,7 @@ computes.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -44,8 +45,6 @@ class _Recipe(NamedTuple):
 
 def build_library() -> Path:
     """The compiled library. Compiles it if it is not there yet, which takes seconds. Raises BuildError."""
-    if sys.platform == "win32":
-        raise BuildError("the native step is not built on Windows")
     compiler = _find_compiler()
     problems = []
     for recipe in _recipes(compiler):
@@ -56,7 +55,17 @@ def build_library() -> Path:
     raise BuildError(problems[0])
 
 
+def library_state() -> str:
+    """Whether it was compiled before, in words. Compiles nothing; raises BuildError where nothing could."""
+    compiler = _find_compiler()
+    if any(_path_of(recipe).exists() for recipe in _recipes(compiler)):
+        return "compiled already"
+    return f"to be compiled once by {compiler}, which takes seconds"
+
+
 def _find_compiler() -> str:
+    if sys.platform == "win32":
+        raise BuildError("the native step is not built on Windows")
     named = os.environ.get("CXX")
     for name in (named,) if named else _COMPILERS:
         found = shutil.which(name)
@@ -74,31 +83,47 @@ def _recipes(compiler: str) -> tuple[_Recipe, ...]:
 
 
 def _built(recipe: _Recipe) -> Path:
-    path = _private_folder() / f"step-{_fingerprint(recipe)}.so"
+    path = _path_of(recipe)
     if not path.exists():
+        logging.getLogger("evodraft").info("compiling the native runtime (once)")
         _compile(recipe, path)
     return path
 
 
+def _path_of(recipe: _Recipe) -> Path:
+    return _private_folder() / f"step-{_fingerprint(recipe)}.so"
+
+
 def _compile(recipe: _Recipe, path: Path) -> None:
     """Two processes may do it at once: each writes its own file, and the last one to finish replaces the other's."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made, objects = Path(folder) / path.name, Path(folder) / "step.o"
-        source = str(Path(__file__).parent / _SOURCES[-1])
-        _run([recipe.compiler, *recipe.arguments, "-c", source, "-o", str(objects)])
-        # OpenMP is linked by name where it is torch's own: -fopenmp would add a second one
-        link = [flag for flag in recipe.arguments if not (recipe.libraries and flag == "-fopenmp")]
-        _run([recipe.compiler, *link, "-shared", str(objects), *recipe.libraries, "-o", str(made)])
-        os.replace(made, path)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = _compiled(recipe, Path(folder))
+            with made.open("rb") as file:
+                os.fsync(file.fileno())  # half a library that a crash left behind would end every process that loads it
+            os.replace(made, path)
+    except OSError as error:
+        raise BuildError(f"nothing can be written to {path.parent}: {error}; set XDG_CACHE_HOME") from error
+
+
+def _compiled(recipe: _Recipe, folder: Path) -> Path:
+    made, objects = folder / "step.so", folder / "step.o"
+    source = str(Path(__file__).parent / _SOURCES[-1])
+    _run([recipe.compiler, *recipe.arguments, "-c", source, "-o", str(objects)])
+    # OpenMP is linked by name where it is torch's own: -fopenmp would add a second one
+    link = [flag for flag in recipe.arguments if not (recipe.libraries and flag == "-fopenmp")]
+    _run([recipe.compiler, *link, "-shared", str(objects), *recipe.libraries, "-o", str(made)])
+    return made
 
 
 def _run(command: list[str]) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_LIMIT_S)
+        done = subprocess.run(command, capture_output=True, check=False, timeout=_LIMIT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{command[0]} could not be run: {error}") from error
     if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or [""]
+        said = done.stderr.decode(errors="replace").splitlines()
+        lines = [line for line in said if "error" in line] or said or ["it did not say why"]
         raise BuildError(f"{command[0]} failed: {lines[0].strip()}")
 
 
@@ -117,12 +142,12 @@ def _fingerprint(recipe: _Recipe) -> str:
 
 def _private_folder() -> Path:
     """A folder that nobody else may write to."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evodraft" / "native"
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evodraft" / "native"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         state = folder.stat()
     except (OSError, RuntimeError) as error:
-        raise BuildError(f"the cache folder {folder} cannot be made: {error}; set XDG_CACHE_HOME") from error
+        raise BuildError(f"there can be no cache folder: {error}; set XDG_CACHE_HOME") from error
     if state.st_uid != os.getuid() or state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise BuildError(f"others may write to the cache folder {folder}; chmod 700 it, or set XDG_CACHE_HOME")
     return folder

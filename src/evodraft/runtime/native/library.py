@@ -8,7 +8,9 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+from evodraft.runtime.native.build import BuildError, build_library
 
 _Fields = list[tuple[str, Any]]
 
@@ -61,11 +63,17 @@ class Pass(ctypes.Structure):
     ]
 
 
+_STRUCTURES: Final = (Matrix, Layer, Model, Pass)  # in the order of evodraft_sizes
+
+
 class Library:
-    """The functions of a compiled step; those that need memory of their own return whether there was enough."""
+    """The functions of a compiled step; those that need memory of their own return whether there was enough.
+
+    Raises BuildError for a file that cannot be loaded or has other structures.
+    """
 
     def __init__(self, path: Path) -> None:
-        library = ctypes.CDLL(str(path))
+        library = _opened(path)
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self._layers = library.evodraft_layers
         self._layers.argtypes = [ctypes.POINTER(Model), ctypes.POINTER(Pass), pointer, number, number]
@@ -97,6 +105,23 @@ class Library:
     ) -> bool:
         """Writes float32 `results` [tokens, rows] of float32 `tokens` [tokens, columns]; both are addresses."""
         return bool(self._linear(matrix, tokens, num_tokens, results, num_threads, is_bfloat16) == 0)
+
+
+def load_library() -> Library:
+    """The step for this machine, compiled if it was not yet. Raises BuildError."""
+    return Library(build_library())
+
+
+def _opened(path: Path) -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(str(path))
+        sizes = (ctypes.c_int64 * len(_STRUCTURES)).in_dll(library, "evodraft_sizes")
+    except (OSError, ValueError) as error:  # ValueError: nothing in it is called so
+        raise BuildError(f"the compiled step cannot be loaded: {error}; delete {path}") from error
+    declared = [ctypes.sizeof(structure) for structure in _STRUCTURES]
+    if list(sizes) != declared:
+        raise BuildError(f"{path} has structures of {list(sizes)} bytes where {declared} are declared; delete it")
+    return library
 
 
 def pointers(addresses: Sequence[int | None]) -> ctypes.Array[ctypes.c_void_p]:

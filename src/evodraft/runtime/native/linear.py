@@ -29,7 +29,7 @@ def native_linear(
     def apply(states: torch.Tensor) -> torch.Tensor:
         tokens = states.to(torch.float32).contiguous()
         num_tokens = tokens.numel() // columns
-        results = torch.empty(*tokens.shape[:-1], rows)
+        results = tokens.new_empty(*tokens.shape[:-1], rows)
         is_bfloat16 = kept[0].dtype == torch.bfloat16
         places = tokens.data_ptr(), num_tokens, results.data_ptr()
         if not library.linear(matrix, *places, torch.get_num_threads(), is_bfloat16=is_bfloat16):

@@ -7,6 +7,7 @@
 #include "linear.h"
 #include "noise.h"
 
+#include <algorithm>
 #include <cmath>
 #include <new>
 #include <vector>
@@ -53,12 +54,14 @@ class Paths {
       const int64_t parent = pass.parents[token];
       depths_[token] = parent < 0 ? 0 : depths_[parent] + 1;
       line_.push_back(token);
+      longest_ = std::max(longest_, pass.starts[token] + depths_[token] + 1);
       if (depths_[token] == pass.nodes[token]) continue;  // then all nodes before it are on its path
       branches_[token].assign(nodes(parent), nodes(parent) + depths_[token]);
       branches_[token].push_back(pass.nodes[token]);
     }
   }
   int64_t depth(int64_t token) const { return depths_[token]; }
+  int64_t longest() const { return longest_; }  // positions that a token sees at most
   const int64_t* nodes(int64_t token) const {
     return token < 0 || branches_[token].empty() ? line_.data() : branches_[token].data();
   }
@@ -67,6 +70,7 @@ class Paths {
   std::vector<int64_t> line_;  // 0, 1, 2, ...
   std::vector<std::vector<int64_t>> branches_;
   std::vector<int64_t> depths_;
+  int64_t longest_ = 0;
 };
 
 template <class T>
@@ -133,9 +137,10 @@ struct Add {
 template <class T>
 class LayerRun {
  public:
-  LayerRun(const Model& model, const Pass& pass, const Paths& paths, Workspace<T>& space, float* hidden, int64_t index)
-      : model_(model), layer_(model.layers[index]), pass_(pass), paths_(paths), space_(space), hidden_(hidden),
-        index_(index) {}
+  LayerRun(const Model& model, const Pass& pass, const Paths& paths, Workspace<T>& space, AttentionScratch<T>& scratch,
+           float* hidden, int64_t index)
+      : model_(model), layer_(model.layers[index]), pass_(pass), paths_(paths), space_(space), scratch_(scratch),
+        hidden_(hidden), index_(index) {}
 
   // Called by all threads; ends with a barrier.
   void operator()() {
@@ -200,7 +205,6 @@ class LayerRun {
 
   void mix() {
     const Heads& heads = model_.heads;
-    AttentionScratch<T> scratch;
 #pragma omp for schedule(dynamic)
     for (int64_t item = 0; item < pass_.num_tokens * heads.num_kv_heads; ++item) {
       const int64_t token = item / heads.num_kv_heads, head = item % heads.num_kv_heads;
@@ -210,7 +214,7 @@ class LayerRun {
                          paths_.nodes(token)};
       const Past<T> values{buffer(pass_.values, token, head), keys.head_dim, keys.start, keys.path};
       attend(heads, keys, values, first, end, space_.queries.data() + token * layer_.query.rows + offset,
-             space_.mixed.data() + token * space_.heads + offset, scratch);
+             space_.mixed.data() + token * space_.heads + offset, scratch_);
     }
   }
 
@@ -266,6 +270,7 @@ class LayerRun {
   const Pass& pass_;
   const Paths& paths_;
   Workspace<T>& space_;
+  AttentionScratch<T>& scratch_;  // of this thread
   float* hidden_;
   int64_t index_;
 };
@@ -274,9 +279,19 @@ template <class T>
 int64_t run_layers(const Model& model, const Pass& pass, float* hidden, int64_t first, int64_t last) try {
   const Paths paths(pass);
   Workspace<T> space(model, pass.num_tokens);
+  int64_t is_short = 0;  // no exception may leave a parallel region
 #pragma omp parallel num_threads(pass.num_threads)
-  for (int64_t index = first; index < last; ++index) LayerRun<T>(model, pass, paths, space, hidden, index)();
-  return 0;
+  {
+    AttentionScratch<T> scratch;
+    if (!scratch.reserve(model.heads, paths.longest())) {
+#pragma omp atomic write
+      is_short = 1;
+    }
+#pragma omp barrier
+    for (int64_t index = first; index < last && !is_short; ++index)
+      LayerRun<T>(model, pass, paths, space, scratch, hidden, index)();
+  }
+  return is_short;
 } catch (const std::bad_alloc&) {
   return 1;
 }
@@ -307,6 +322,11 @@ int64_t run_linear(const Matrix& matrix, const float* tokens, int64_t num_tokens
 #define EVODRAFT_EXPORT __attribute__((visibility("default")))
 
 extern "C" {
+
+// Bytes of the structures, for whoever declares them in another language.
+EVODRAFT_EXPORT extern const int64_t evodraft_sizes[];
+const int64_t evodraft_sizes[] = {sizeof(evodraft::Matrix), sizeof(evodraft::Layer), sizeof(evodraft::Model),
+                                  sizeof(evodraft::Pass)};
 
 // hidden [num_tokens, hidden] is what comes before layer `first`, and becomes what comes behind layer `last` - 1.
 // Returns 0, or 1 if memory ran out before anything was written.

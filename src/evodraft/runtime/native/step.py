@@ -74,8 +74,8 @@ class NativeStep:
         taps: Collection[int],
     ) -> LayersOutput:
         real = _real_tokens(step)
-        rows = hidden.flatten(0, 1)
-        rows = rows.clone() if real is None else rows[real]  # [tokens, hidden]
+        rows = hidden.flatten(0, 1) if real is None else hidden.flatten(0, 1)[real]  # [tokens, hidden]
+        rows = rows.to(torch.float32, copy=True, memory_format=torch.contiguous_format)  # the library overwrites it
         tapped = {layer: torch.empty_like(rows) for layer in taps}
         num_tokens = rows.shape[0]
         books = (ctypes.c_int64 * (4 * num_tokens))(*_books(step))
