@@ -26,6 +26,7 @@ def _results(name: str) -> dict[str, Any]:
 
 MODELS = _results("models.json")
 BENCH = [path.name for path in sorted(FOLDER.glob("*.json")) if _results(path.name).get("schema") == SCHEMA]
+RUNTIME = [f"runtime/{path.name}" for path in sorted((FOLDER / "runtime").glob("*.json"))]
 
 
 def _text(page: str) -> str:
@@ -94,7 +95,15 @@ def test_results_are_of_the_bundle_in_the_tree_and_of_a_quiet_machine(name: str)
     assert result.noise.is_quiet
 
 
-@pytest.mark.parametrize("name", BENCH)
+@pytest.mark.parametrize("name", RUNTIME)
+def test_runtimes_were_compared_on_a_quiet_machine(name: str) -> None:
+    result = read(FOLDER / name)
+    assert result.model.synthetic is not None or result.model.sha256 == record_of(MANIFEST).sha256
+    assert result.noise is not None
+    assert result.noise.is_quiet
+
+
+@pytest.mark.parametrize("name", [*BENCH, *RUNTIME])
 def test_no_row_of_ours_failed_its_check(name: str) -> None:
     result = read(FOLDER / name)
     methods = {record.name for record in result.contestants if record.kind == "method"}

@@ -10,11 +10,11 @@ from typing import Final
 
 import pytest
 
-from evodraft.assemble import NUMERICS
 from evodraft.controllers import CONTROLLERS
 from evodraft.drafters import DRAFTERS
 from evodraft.inspection.speed import best_case
 from evodraft.params import SamplingParams
+from evodraft.runtime.choose import NUMERICS, RUNTIMES
 from evodraft.runtime.support import ModelFacts
 from evodraft.spellings import VLLM_KEYS
 from evodraft.testing.tiny import TINY_FAMILIES
@@ -23,6 +23,9 @@ from evodraft.verifiers import VERIFIERS
 PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 MODELS_PAGE = (PROJECT / "docs" / "supported_models.md").read_text(encoding="utf-8")
+CONFIG_PAGE, CLI_PAGE, RUNTIME_PAGE = (
+    (PROJECT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("config", "cli", "runtime")
+)
 VLLM_PAGE = (PROJECT / "docs" / "coming_from_vllm.md").read_text(encoding="utf-8")
 GREEDY_TEST = (PROJECT / "tests" / "exactness" / "test_llm_greedy.py").read_text(encoding="utf-8")
 LAYERS: Final = {
@@ -34,6 +37,7 @@ PARTS: Final = {
     "drafter": {*DRAFTERS, "None"},
     "controller": set(CONTROLLERS),
     "verifier": set(VERIFIERS),
+    "runtime": {"auto", *RUNTIMES},
     "numerics": set(NUMERICS),
 }
 
@@ -75,6 +79,20 @@ def test_readme_names_every_part(part: str) -> None:
     there, planned = _cells(README, part)[1:]
     assert set(_names(there)) == PARTS[part]
     assert _names(planned) == []
+
+
+@pytest.mark.parametrize("option", ["runtime", "numerics"])
+def test_option_tables_name_every_word(option: str) -> None:
+    words = PARTS[option]
+    meaning = _cells(CONFIG_PAGE, f"`{option}`")[2]
+    assert set(re.findall(r'`"(\w+)"`', meaning)) == words
+    assert set(_names(_cells(CLI_PAGE, f"`--{option}`")[3])) == words
+
+
+def test_runtimes_stand_in_their_order() -> None:
+    assert re.findall(r"^\| `(\w+)` \|", RUNTIME_PAGE, re.MULTILINE) == list(RUNTIMES)
+    listed = re.findall(r'`"(\w+)"`', _cells(CONFIG_PAGE, "`runtime`")[2])
+    assert listed == ["auto", *RUNTIMES]
 
 
 def test_readme_says_what_the_formula_says() -> None:

@@ -68,7 +68,7 @@ def plain(model: torch.nn.Module) -> list[tuple[int, ...]]:
         ({"preset": "onlinespec"}, "unknown preset 'onlinespec'. Known: none in this version"),
         ({"learners": ["parameters"]}, "unknown learner 'parameters'. Known: none in this version"),
         ({"learners": "parameters"}, "unknown learner 'parameters'. Known: none in this version"),
-        ({"numerics": "invarant"}, "unknown numerics mode 'invarant'. Known: "),
+        ({"numerics": "invarant"}, "unknown numerics mode 'invarant'; did you mean 'invariant'"),
         ({"drafterr": "ngram"}, "unknown option 'drafterr'; did you mean 'drafter'?"),
         ({"num_assistant_token": 3}, "unknown option 'num_assistant_token'; did you mean 'num_assistant_tokens'?"),
         ({"speculative_config": {"metod": "ngram"}}, "unknown speculative_config key 'metod'; did you mean 'method'?"),

@@ -16,7 +16,7 @@ from evodraft.bench.settled import settled
 from evodraft.errors import BenchError, EvodraftError, UnknownOptionError
 from evodraft.learners.base import LearnerNeeds
 from evodraft.params import SamplingParams
-from evodraft.runtime.choose import runtime_of
+from evodraft.runtime.choose import report_of, runtime_of
 from evodraft.runtime.support import ModelFacts
 from evodraft.spellings import refuse_missing_parts
 from evodraft.types import Request
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from evodraft.bench.contestants import Ask
     from evodraft.config import EngineConfig
     from evodraft.engine import Engine
-    from evodraft.runtime.choose import Runtime
     from evodraft.session import Session
     from evodraft.types import Feedback
 
@@ -87,7 +86,7 @@ class Method:
             dict(options),
             is_exact=self._engine.verifier.exact,
             synthetic=stage.synthetic,
-            label=_label(runtime_of(self._engine.target.decoder)),
+            label=_label(self._engine),
         )
 
     @property
@@ -193,9 +192,12 @@ def load_of(options: Mapping[str, object], load: LoadOptions) -> LoadOptions:
     return replace(load, **named)
 
 
-def _label(runtime: Runtime | None) -> str:
-    """What `auto` came to."""
-    return "" if runtime is None else f"runtime {runtime.report.name}, {runtime.report.numerics.name} numerics"
+def _label(engine: Engine) -> str:
+    """What `auto` came to, and the draft's runtime where it is another one."""
+    chosen, draft = report_of(engine.target.decoder), report_of(getattr(engine.drafter, "decoder", None))
+    assert chosen is not None  # `build_engine` chooses
+    other = "" if draft is None or draft.name == chosen.name else f", draft's runtime {draft.name}"
+    return f"runtime {chosen.name}, {chosen.numerics.name} numerics{other}"
 
 
 def _answer(session: Session | EvodraftError) -> Answer:

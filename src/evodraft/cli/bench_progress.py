@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from evodraft.bench.places import without_places
+from evodraft.cli.loading import heard
 from evodraft.display import printable
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def progress() -> Iterator[Callable[[Step], None]]:
             bar.update(task, description=name, completed=step.num_done, total=step.num_turns, refresh=True)
 
         bar.refresh()
-        yield show
+        with heard(lambda message: bar.update(task, description=message, refresh=True)):
+            yield show
 
 
 def command_line() -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from evodraft.cli import options
 from evodraft.cli.files import check_writable, write_text
-from evodraft.cli.loading import quieten
+from evodraft.cli.loading import heard, quieten
+from evodraft.cli.terminal import note
 from evodraft.errors import BenchError
 
 if TYPE_CHECKING:
@@ -45,16 +46,17 @@ def roofline(
     check_writable(json_path)
     how = LoadOptions(device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
     target, draft_model, synthetic = _loaded(model, draft, how)
-    measured = measure_roofline(
-        target,
-        draft_model,
-        name=model,
-        context=context,
-        repeats=repeats,
-        mean_acceptance_length=mal,
-        num_draft_tokens=draft_tokens,
-        synthetic=synthetic,
-    )
+    with heard(note):
+        measured = measure_roofline(
+            target,
+            draft_model,
+            name=model,
+            context=context,
+            repeats=repeats,
+            mean_acceptance_length=mal,
+            num_draft_tokens=draft_tokens,
+            synthetic=synthetic,
+        )
     console = Console()
     console.print(render(measured))
     if json_path is not None:

@@ -64,11 +64,8 @@ def generate(
     answer = (_streamed if is_streamed else _whole)(llm, token_ids, params, speculative)
     if as_json:
         write(json.dumps(_document(answer)) + "\n")
-        return
-    samples = answer.samples or (answer,)
-    write("\n" if is_streamed else _SEPARATOR.join(sample.text for sample in samples) + "\n")
-    for sample in samples:
-        note(summary(sample))
+    else:
+        _say(answer, is_streamed)
 
 
 def _text(prompt: str | None) -> str:
@@ -91,6 +88,14 @@ def _whole(llm: LLM, token_ids: list[int], params: SamplingParams, speculative: 
     for sample in answer.samples:
         sample.raise_for_error()
     return answer.raise_for_error()
+
+
+def _say(answer: Completion, is_streamed: bool) -> None:
+    """All samples, or the end of a text that was written as it came; and the figures."""
+    samples = answer.samples or (answer,)
+    write("\n" if is_streamed else _SEPARATOR.join(sample.text for sample in samples) + "\n")
+    for sample in samples:
+        note(summary(sample))
 
 
 def _document(answer: Completion) -> dict[str, Any]:

@@ -29,14 +29,28 @@ def load_llm(model: str, **options: Any) -> LLM:
 def sign_of_life(model: str) -> Iterator[None]:
     """On a terminal says what takes so long, and is gone when it is over."""
     if not quieten(model):
-        with _heard(note):  # downloads draw bars, which leave no room for a line that moves
+        with heard(note):  # downloads draw bars, which leave no room for a line that moves
             yield
         return
     with (
         Console(stderr=True).status(Text(f"loading {model}")) as status,
-        _heard(lambda message: status.update(Text(message))),
+        heard(lambda message: status.update(Text(message))),
     ):
         yield
+
+
+@contextmanager
+def heard(tell: Callable[[str], None]) -> Iterator[None]:
+    """Passes on what the library logs of its work, which it never prints."""
+    logger, handler = logging.getLogger("evodraft"), _Handler(tell)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 def quieten(model: str) -> bool:
@@ -50,20 +64,6 @@ def quieten(model: str) -> bool:
     if is_here:
         transformers.utils.logging.disable_progress_bar()
     return is_here
-
-
-@contextmanager
-def _heard(tell: Callable[[str], None]) -> Iterator[None]:
-    """Passes on what the library logs of its work, which it never prints."""
-    logger, handler = logging.getLogger("evodraft"), _Handler(tell)
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
 
 
 class _Handler(logging.Handler):

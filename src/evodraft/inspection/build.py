@@ -59,7 +59,7 @@ def inspect_target(
     runtime = foretold(target, device, load.runtime_options, target.report.weight_bytes)
     problems = [*target.problems, *runtime.problems, *drafting.problems]
     try:
-        memory = _memory(target, drafting.draft, config, device, machine)
+        memory = _memory(target, drafting, runtime.copied_bytes, config, device, machine)
     except CapacityError as error:
         memory = None
         problems.append(str(error))
@@ -109,12 +109,19 @@ def _chosen(decoder: object) -> RuntimeChoice | None:
 
 
 def _memory(
-    target: Blueprint, draft: Blueprint | None, config: EngineConfig, device: torch.device, machine: MachineReport
+    target: Blueprint,
+    drafting: DrafterFindings,
+    copied_bytes: int,
+    config: EngineConfig,
+    device: torch.device,
+    machine: MachineReport,
 ) -> MemoryReport | None:
     """None if one of them cannot be decoded at all. Raises CapacityError for what does not fit."""
+    draft = drafting.draft
     if target.facts is None or (draft is not None and draft.facts is None):
         return None
     weight_bytes = target.report.weight_bytes + (draft.report.weight_bytes if draft else 0)
+    weight_bytes += copied_bytes + drafting.copied_bytes
     limit = machine.free_bytes if device.type == "cuda" else machine.memory_bytes
     if weight_bytes > limit:
         raise CapacityError(

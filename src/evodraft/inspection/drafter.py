@@ -42,6 +42,7 @@ class DrafterFindings(NamedTuple):
     draft: Blueprint | None = None
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    copied_bytes: int = 0  # of the draft's weights, by its runtime
 
 
 class InspectedTarget(NamedTuple):
@@ -147,7 +148,8 @@ def _fitted(report: DrafterReport, draft: Blueprint, target: InspectedTarget) ->
         runtime=runtime.choice,
     )
     problems = draft.problems + ((tokens.why,) if tokens.name == "different" else ()) + runtime.problems
-    return DrafterFindings(full, draft, problems, (*draft.warnings, *_fit_warnings(full, draft, target)))
+    warnings = (*draft.warnings, *_fit_warnings(full, draft, target))
+    return DrafterFindings(full, draft, problems, warnings, runtime.copied_bytes)
 
 
 def _runtime(draft: Blueprint, target: InspectedTarget) -> RuntimeFindings:

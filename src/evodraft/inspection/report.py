@@ -93,7 +93,7 @@ class MemoryReport:
 
     max_batch: int
     max_model_len: int
-    weight_bytes: int
+    weight_bytes: int  # with the copies that runtimes make
     cache_bytes_per_token: int
     cache_bytes: int  # if every sequence is as long as it may be, within the budget
     cache_budget_bytes: int

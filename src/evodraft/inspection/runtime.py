@@ -27,6 +27,7 @@ class RuntimeFindings(NamedTuple):
 
     choice: RuntimeChoice | None
     problems: tuple[str, ...] = ()
+    copied_bytes: int = 0  # of weights, beside those of the model
 
 
 def foretold(
@@ -39,7 +40,8 @@ def foretold(
         found = foretell_runtime(blueprint.model, blueprint.facts, device, options, pending_bytes=pending_bytes)
     except UnsupportedModelError as error:
         return RuntimeFindings(None, (str(error),))
-    return RuntimeFindings(described(found.report, blueprint.report.dtype, found.outlook))
+    choice = described(found.report, blueprint.report.dtype, found.outlook)
+    return RuntimeFindings(choice, copied_bytes=found.copied_bytes)
 
 
 def described(report: RuntimeReport, dtype: str, outlook: tuple[str, ...] = ()) -> RuntimeChoice:

@@ -208,7 +208,7 @@ def _checked_step(name: str, model: torch.nn.Module, facts: ModelFacts) -> _Made
     check_step(name, weights, When())
     step = _STEPS[name](weights)
     check_decoder(FusedDecoder(step, facts, num_slots=2, max_length=CHECKED_LENGTH), model, facts)
-    return _Made(step, _COPIED_BYTES[name](weights))
+    return _Made(step, COPIED_BYTES[name](weights))
 
 
 def _numerics(step: Step | None, facts: ModelFacts, wanted: str) -> NumericsReport:
@@ -275,7 +275,11 @@ def _joined_bytes(weights: FamilyWeights) -> int:
 
 def _are_neighbours(group: tuple[Matrix, ...]) -> bool:
     pairs = pairwise(matrix.weight for matrix in group)
-    return all(one.data_ptr() + one.nbytes == other.data_ptr() for one, other in pairs)
+    return all(  # by offsets and not by addresses, which weights that are not loaded lack
+        one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+        and one.storage_offset() + one.numel() == other.storage_offset()
+        for one, other in pairs
+    )
 
 
 _STEPS: Final[Mapping[str, Callable[[FamilyWeights], Step]]] = {"native": _native, "packed": _packed, "eager": _eager}
@@ -284,11 +288,13 @@ _PROBLEMS: Final[Mapping[str, tuple[Callable[[FamilyWeights, When], str | None],
     "packed": (_packing_problem, _packed_memory_problem),
     "eager": (_eager_memory_problem,),
 }
-_COPIED_BYTES: Final[Mapping[str, Callable[[FamilyWeights], int]]] = {
+COPIED_BYTES: Final[Mapping[str, Callable[[FamilyWeights], int]]] = {
     "native": lambda weights: 0,
     "packed": lambda weights: weights.matrix_bytes,
     "eager": _joined_bytes,
 }
+"""What a step holds beside the model's own weights, whether these are loaded or only described."""
+
 RUNTIMES: Final[Mapping[str, str]] = {
     "native": "the Llama family in C++ compiled for this machine, on the model's own weights",
     "packed": "the Llama family in torch operators, weights copied into oneDNN's order",

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from evodraft.errors import UnsupportedModelError
 from evodraft.runtime.choose import (
+    COPIED_BYTES,
     MODULES_NUMERICS,
     TRANSFORMERS,
     NumericsReport,
@@ -47,6 +48,7 @@ class Foretold:
 
     report: RuntimeReport
     outlook: tuple[str, ...]
+    copied_bytes: int  # of weights
 
 
 def foretell_runtime(
@@ -77,14 +79,16 @@ def foretell_runtime(
     options = options or RuntimeOptions()
     when = When(pending_bytes, library_state)
 
-    def attempt(name: str) -> tuple[None, NumericsReport]:
-        if name != TRANSFORMERS:
-            check_step(name, _weights_on(device, model, facts), when)
-        of_steps = REQUIRED if options.numerics == "invariant" else UNTRIED
-        return None, asked_numerics(options.numerics) or (MODULES_NUMERICS if name == TRANSFORMERS else of_steps)
+    def attempt(name: str) -> tuple[int, NumericsReport]:
+        asked = asked_numerics(options.numerics)
+        if name == TRANSFORMERS:
+            return 0, asked or MODULES_NUMERICS
+        weights = _weights_on(device, model, facts)
+        check_step(name, weights, when)
+        return COPIED_BYTES[name](weights), asked or (REQUIRED if options.numerics == "invariant" else UNTRIED)
 
-    _, report = first_runtime(options, attempt)
-    return Foretold(report, tuple(_outlook(report.name, facts.dtype)))
+    copied_bytes, report = first_runtime(options, attempt)
+    return Foretold(report, tuple(_outlook(report.name, facts.dtype)), copied_bytes)
 
 
 def _outlook(name: str, dtype: torch.dtype) -> Iterator[str]:

@@ -10,6 +10,7 @@ from evodraft.bench.own import Method, Stage
 from evodraft.config import EngineConfig
 from evodraft.errors import BenchError, UnknownOptionError
 from evodraft.testing.pairs import tiny_pair
+from evodraft.testing.tiny import tiny_model
 from evodraft.types import Plan
 
 PAIR = tiny_pair()
@@ -182,3 +183,12 @@ def test_options_that_nobody_knows_are_named(options: dict[str, object], message
 def test_tensors_that_draft_and_target_share_are_counted_once() -> None:
     alone = method(None).memory().weights_bytes
     assert method({"name": "model", "model": PAIR.target}).memory().weights_bytes == alone
+
+
+def test_the_runtime_of_a_draft_is_named_where_it_is_another_one() -> None:
+    same = method({"name": "model", "model": PAIR.draft}, numerics="fast")
+    assert same.profile.label == "runtime native, fast numerics"
+    other = method(
+        {"name": "model", "model": tiny_model("gemma", vocab_size=PAIR.target.config.vocab_size)}, numerics="fast"
+    )
+    assert other.profile.label == "runtime native, fast numerics, draft's runtime transformers"

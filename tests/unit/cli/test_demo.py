@@ -66,7 +66,7 @@ def test_figures_are_written(command, tmp_path: Path) -> None:
     assert {row["temperature"] for row in document["rows"]} == {0.0, 0.7}
     assert document["settings"] == {
         **{"drafter": "ngram", "controller": "auto", "verifier": "auto", "dtype": "auto"},
-        **{"seed": 3, "max_new_tokens": 4},
+        **{"runtime": "auto", "numerics": "auto", "seed": 3, "max_new_tokens": 4},
     }
 
 

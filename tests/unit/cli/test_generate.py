@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from evodraft import LLM, NumericsError, Piece, SamplingParams, WeightsError
+from evodraft.runtime.choose import RUNTIMES
 
 STATS = {
     *("num_prompt_tokens", "num_tokens", "num_target_passes", "num_rounds", "num_draft_tokens", "num_accepted_tokens"),
@@ -141,6 +142,7 @@ def test_parts_and_places_are_the_librarys(command, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(LLM, "from_pretrained", load)
     flags = "--drafter ngram --controller fixed:2 --verifier coupled --dtype float32 --device cpu --revision main"
+    flags += " --runtime eager --numerics fast"
     ended = command("generate", "hi", "--model", "owner/name", *flags.split(), "--trust-remote-code", "--n", "99")
     assert ended.one_line == "WeightsError: enough"
     [(model, options)] = taken
@@ -148,6 +150,7 @@ def test_parts_and_places_are_the_librarys(command, monkeypatch: pytest.MonkeyPa
     assert options == {
         **{"drafter": "ngram", "controller": "fixed:2", "verifier": "coupled", "dtype": "float32", "device": "cpu"},
         **{"revision": "main", "trust_remote_code": True, "max_batch": 8},
+        **{"runtime": "eager", "numerics": "fast"},
     }
 
 
@@ -187,3 +190,38 @@ def test_in_a_shell_pipe_with_the_demo_model() -> None:
     ended = subprocess.run(command, input=b"The heart\n", capture_output=True, check=True)
     assert len(json.loads(ended.stdout)["token_ids"]) <= 4
     assert ended.stderr == b""
+
+
+@pytest.mark.parametrize("typed", ["generate hi", "chat", "demo", "bench run domains --quick", "bench verify demo"])
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        (
+            "--runtime",
+            "unknown runtime 'nativ'; did you mean 'native'? Known: auto, eager, native, packed, transformers",
+        ),
+        ("--numerics", "unknown numerics mode 'nativ'. Known: auto, fast, invariant"),
+    ],
+)
+@pytest.mark.usefixtures("bundle")
+def test_a_runtime_that_nobody_knows_is_one_line(command, typed: str, flag: str, message: str) -> None:
+    ended = command(*typed.split(), flag, "nativ")
+    assert (ended.code, ended.one_line) == (2, f"UnknownOptionError: {message}")
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_every_runtime_says_the_same(command, model_folder, runtime: str) -> None:
+    asked = (
+        "generate",
+        "hi",
+        "--model",
+        model_folder,
+        "--drafter",
+        "ngram",
+        "--max-new-tokens",
+        "8",
+        "--device",
+        "cpu",
+    )
+    ended = command(*asked, "--runtime", runtime)
+    assert (ended.code, ended.out) == (0, command(*asked).out)

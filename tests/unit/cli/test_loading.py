@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 
 import pytest
+from rich.progress import Progress
 from rich.status import Status
 
+from evodraft.cli.bench_progress import progress
 from evodraft.cli.loading import sign_of_life
 
 LOGGER = logging.getLogger("evodraft")
@@ -36,6 +38,14 @@ def test_beside_downloads_it_is_a_line_of_its_own(shown: list[str], capsys: pyte
     with sign_of_life("owner/model"):
         LOGGER.info(MESSAGE)
     assert (shown, capsys.readouterr().err.strip()) == ([], MESSAGE)
+
+
+def test_a_bar_says_it_in_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[object] = []
+    monkeypatch.setattr(Progress, "update", lambda self, task, *, description, **options: said.append(description))
+    with progress():
+        LOGGER.info(MESSAGE)
+    assert said == [MESSAGE]
 
 
 def test_the_logger_is_left_as_it_was(model_folder: str) -> None:

@@ -17,6 +17,7 @@ from evodraft.config import EngineConfig
 from evodraft.errors import CapacityError, UnknownOptionError, UnsupportedModelError, WeightsError
 from evodraft.inspection import Report, build, inspect_target, try_out
 from evodraft.inspection.report import MachineReport
+from evodraft.runtime.choose import runtime_of
 from evodraft.testing.pairs import tiny_pair
 from evodraft.testing.tiny import tiny_model
 from evodraft.testing.tokenizers import byte_tokenizer
@@ -105,6 +106,22 @@ def test_the_runtimes_are_those_of_the_engine(pair: tuple[Path, Path], dtype: st
             assert (told.name, told.passed_over) == (found.name, found.passed_over)
             assert told.why.startswith(found.why)
     assert (loaded.draft_runtime is None) is (drafter == "ngram")
+
+
+def test_copies_take_memory_too(pair: tuple[Path, Path]) -> None:
+    target, draft = pair
+    for drafter in ("ngram", f"model:{draft}"):
+        reading, copying = (
+            inspect_target(target, drafter, LoadOptions("cpu", "float32", runtime)).memory
+            for runtime in ("native", "packed")
+        )
+        assert reading is not None
+        assert copying is not None
+        with LLM.from_pretrained(target, drafter=drafter, device="cpu", dtype="float32", runtime="packed") as llm:
+            decoders = (llm.engine.target.decoder, getattr(llm.engine.drafter, "decoder", None))
+            copied = sum(runtime.copied_bytes for runtime in map(runtime_of, decoders) if runtime is not None)
+        assert copied > 0
+        assert copying.weight_bytes == reading.weight_bytes + copied
 
 
 def numerics(report: Report) -> tuple[str, str]:

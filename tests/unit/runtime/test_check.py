@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from evodraft.errors import CapacityError, UnsupportedModelError
-from evodraft.runtime.check import check_model
+from evodraft.runtime.base import DecoderOutput
+from evodraft.runtime.check import CHECKED_LENGTH, check_decoder, check_model
+from evodraft.runtime.hf import HfDecoder
 from evodraft.runtime.masks import FULL_ATTENTION, MaskBuilder
 from evodraft.runtime.support import ModelFacts
 from evodraft.testing.tiny import TINY_FAMILIES, tiny_model
@@ -99,3 +101,43 @@ def test_it_costs_three_passes_over_few_tokens():
     )
     check_model(model, ModelFacts.of(model))
     assert sizes == [4, 4, 6]
+
+
+# ---- decoders that compute by themselves -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_the_reference_passes(family, dtype):
+    model = tiny_model(family).to(dtype)
+    check_decoder(HfDecoder(model, num_slots=2, max_length=CHECKED_LENGTH), model, ModelFacts.of(model))
+
+
+def another_model(model, scored):
+    return HfDecoder(tiny_model("llama", seed=1), num_slots=2, max_length=CHECKED_LENGTH).forward(**scored).logits
+
+
+def chains_for_trees(model, scored):
+    scored = scored | {"parents": None}
+    return model.forward(**scored).logits
+
+
+def rows_mixed_up(model, scored):
+    return model.forward(**scored).logits.flip(0)
+
+
+def no_numbers(model, scored):
+    return model.forward(**scored).logits * torch.nan
+
+
+@pytest.mark.parametrize("wrong", [another_model, chains_for_trees, rows_mixed_up, no_numbers])
+def test_a_decoder_that_says_something_else_is_refused(wrong):
+    model = tiny_model("llama")
+    decoder = HfDecoder(model, num_slots=2, max_length=CHECKED_LENGTH)
+
+    class Wrong:
+        def forward(self, token_ids, **scored):
+            return DecoderOutput(wrong(decoder, {"token_ids": token_ids, **scored}))
+
+    with pytest.raises(UnsupportedModelError, match=r"says something else than its modules: .*take another runtime"):
+        check_decoder(Wrong(), model, ModelFacts.of(model))

@@ -140,6 +140,13 @@ def test_quantised_weights() -> None:
     assert all(over.reason.startswith("its weights are quantised") for over in report.passed_over)
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+def test_they_agree_on_copies(family: str, runtime: str) -> None:
+    model, options = tiny_model(family), RuntimeOptions(runtime, "fast")
+    assert foretold(model, options).copied_bytes == choose_runtime(model, options).copied_bytes
+
+
 def test_the_model_stays_as_it_was() -> None:
     empty = tiny_model("llama").to("meta")
     names = [name for name, _ in empty.named_parameters()]

@@ -1,4 +1,4 @@
-"""The native code is compiled once, by whichever compiler there is, and nothing stale, half-written or foreign is loaded."""
+"""The native code is compiled once, by whichever compiler there is; nothing stale, partial or foreign is loaded."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_the_name_is_the_same_in_every_process(compiler):
 
 def test_two_may_compile_at_once(compiler, cache):
     """The compiler is slow, so that both find nothing; each sees a whole file in the end."""
-    compiler('sleep 0.1\n' + COPIES)
+    compiler("sleep 0.1\n" + COPIES)
     with ThreadPoolExecutor(2) as pool:
         paths = list(pool.map(lambda _: build_library(), range(2)))
     assert paths[0] == paths[1]

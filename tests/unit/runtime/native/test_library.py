@@ -24,7 +24,7 @@ def members(structure: str) -> list[str]:
     assert found is not None
     code = re.sub(r"//.*", "", found[1])
     names = []
-    for declaration in re.findall(r"^  ([^(){}]+);", code, re.MULTILINE):
+    for declaration in re.findall(r"^  ([^(){};]+);", code, re.MULTILINE):
         kind, *_ = re.sub(r"\bconst\b|\*", " ", declaration).split()
         rest = re.sub(r"\bconst\b|\*", " ", declaration).strip().removeprefix(kind)
         names += members(kind) if kind == "Heads" else [name.strip() for name in rest.split(",")]
@@ -38,7 +38,7 @@ def test_members_are_those_of_the_source(structure):
 
 def test_a_structure_of_another_size_is_refused(monkeypatch):
     class Longer(ctypes.Structure):
-        _fields_ = [*Pass._fields_, ("more", ctypes.c_int64)]  # noqa: RUF012
+        _fields_ = [*Pass._fields_, ("more", ctypes.c_int64)]
 
     monkeypatch.setattr(library, "_STRUCTURES", (Matrix, Layer, Model, Longer))
     with pytest.raises(BuildError, match=r"has structures of \[.*\] bytes where \[.*\] are declared; delete it"):

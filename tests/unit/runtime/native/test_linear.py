@@ -1,4 +1,4 @@
-"""One linear layer in C++ is the product that torch computes, to rounding; bits of a row do not depend on the others."""
+"""One linear layer in C++ is the product that torch computes, to rounding; rows do not change each other's bits."""
 
 from __future__ import annotations
 
