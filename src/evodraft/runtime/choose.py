@@ -24,8 +24,7 @@ from evodraft.runtime.fused import FusedDecoder
 from evodraft.runtime.graphs import GraphedStep, cuda_recorder
 from evodraft.runtime.hf import HfDecoder
 from evodraft.runtime.invariance import is_invariant
-from evodraft.runtime.native.build import build_library
-from evodraft.runtime.native.library import Library
+from evodraft.runtime.native.library import load_library
 from evodraft.runtime.native.problem import native_problem
 from evodraft.runtime.native.step import NativeStep
 from evodraft.runtime.packing import packed_linear, packing_problem
@@ -225,7 +224,7 @@ def _numerics(step: Step | None, facts: ModelFacts, wanted: str) -> NumericsRepo
 
 
 def _native(weights: FamilyWeights) -> Step:
-    return NativeStep(weights, Library(build_library()))
+    return NativeStep(weights, load_library())
 
 
 def _packed(weights: FamilyWeights) -> Step:

@@ -99,6 +99,6 @@ def naming_exhausted_memory() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise CapacityError(
-            f"the device ran out of memory in a pass ({error}); lower kv_cache_gib or gpu_memory_utilization, max_batch "
-            "or prefill_budget"
+            f"the device ran out of memory in a pass ({error}); lower kv_cache_gib or gpu_memory_utilization, "
+            "max_batch or prefill_budget"
         ) from error

@@ -52,7 +52,8 @@ class Step(Protocol):
     ) -> LayersOutput:
         """Runs the layers `first` .. `last - 1` and writes their keys and values into the pass's columns.
 
-        Tap i (first + 1 .. last) is the hidden state after layer i - 1; the final norm is not applied to it.
+        Tap i (first + 1 .. last) is the hidden state after layer i - 1; the final norm is not applied to it. Taps outside
+        of the range are left out.
         """
         ...
 

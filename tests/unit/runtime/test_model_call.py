@@ -99,6 +99,6 @@ def test_exhausted_memory_is_a_capacity_error(model, view):
         raise torch.OutOfMemoryError("tried to allocate 2 GiB")
 
     model.lm_head.register_forward_pre_hook(exhausted)
-    with pytest.raises(CapacityError, match=r"2 GiB.*lower max_model_len, max_batch"):
+    with pytest.raises(CapacityError, match=r"2 GiB.*lower kv_cache_gib or gpu_memory_utilization"):
         make_call(model)(view, IDS, [3, 2], [0, 1])
     assert view.slot_cache.length(0) == 0

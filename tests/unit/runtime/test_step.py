@@ -17,6 +17,9 @@ from evodraft.runtime.eager_step import EagerStep
 from evodraft.runtime.family import FamilyWeights, read_family
 from evodraft.runtime.graphs import GraphedStep, Recording, Work
 from evodraft.runtime.hf import HfDecoder
+from evodraft.runtime.native.library import load_library
+from evodraft.runtime.native.problem import native_problem
+from evodraft.runtime.native.step import NativeStep
 from evodraft.runtime.packing import packed_linear, packing_problem
 from evodraft.runtime.step import Step
 from evodraft.runtime.support import ModelFacts
@@ -46,10 +49,17 @@ def recomputed(work: Work) -> Recording:
     return Recording(output, replay)
 
 
+def native_step(weights: FamilyWeights) -> Step:
+    if (problem := native_problem(weights.embedding)) is not None:
+        pytest.skip(problem)
+    return NativeStep(weights, load_library())
+
+
 STEPS: dict[str, Callable[[FamilyWeights], Step]] = {  # a maker skips the test where its step cannot work
     "eager": EagerStep,
     "packed": packed_step,
     "graphs": lambda weights: GraphedStep(EagerStep(weights), recomputed),
+    "native": native_step,
 }
 
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}

@@ -14,8 +14,7 @@ from typing import Final, NamedTuple
 
 import torch
 
-from evodraft.runtime.native.build import build_library
-from evodraft.runtime.native.library import Library
+from evodraft.runtime.native.library import load_library
 from evodraft.runtime.native.linear import native_linear
 from evodraft.runtime.native.problem import native_problem
 from evodraft.runtime.packing import LinearMaker, packed_linear, packing_problem, plain_linear
@@ -79,7 +78,7 @@ class Kernel(NamedTuple):
 
 
 def _native_maker() -> LinearMaker:
-    return partial(native_linear, Library(build_library()))
+    return partial(native_linear, load_library())
 
 
 KERNELS: Final[Mapping[str, Kernel]] = {

@@ -76,7 +76,7 @@ class NativeStep:
         real = _real_tokens(step)
         rows = hidden.flatten(0, 1) if real is None else hidden.flatten(0, 1)[real]  # [tokens, hidden]
         rows = rows.to(torch.float32, copy=True, memory_format=torch.contiguous_format)  # the library overwrites it
-        tapped = {layer: torch.empty_like(rows) for layer in taps}
+        tapped = {layer: torch.empty_like(rows) for layer in taps if first < layer <= last}
         num_tokens = rows.shape[0]
         books = (ctypes.c_int64 * (4 * num_tokens))(*_books(step))
         places = [ctypes.addressof(books) + part * num_tokens * ctypes.sizeof(ctypes.c_int64) for part in range(4)]

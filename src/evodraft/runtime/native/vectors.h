@@ -13,6 +13,15 @@
 #include <immintrin.h>
 #endif
 
+// GCC has it from version 12 on, clang lacks the older one.
+#if !defined(EVODRAFT_SHUFFLEVECTOR)
+#if defined(__clang__) || __GNUC__ >= 12
+#define EVODRAFT_SHUFFLEVECTOR 1
+#else
+#define EVODRAFT_SHUFFLEVECTOR 0
+#endif
+#endif
+
 namespace evodraft {
 
 typedef float Floats __attribute__((vector_size(64)));  // 16 numbers
@@ -44,20 +53,30 @@ inline V load_part(const void* from, int64_t num_bytes) {
 // Sums of lanes, all by the same tree: i with i + 8, then with i + 4, i + 2, i + 1. Adding is commutative to the bit, so
 // a vector's total does not depend on which others are summed beside it.
 
+// Lanes of two vectors by number, those of `right` from 16 on.
+template <uint32_t... kLanes>
+__attribute__((always_inline)) inline Floats pick(Floats left, Floats right) {
+#if EVODRAFT_SHUFFLEVECTOR
+  return __builtin_shufflevector(left, right, kLanes...);
+#else
+  return __builtin_shuffle(left, right, Words{kLanes...});
+#endif
+}
+
 template <int kGroup>  // lanes of one vector's partial sums, before the call
 __attribute__((always_inline)) inline Floats fold(Floats left, Floats right) {
   if constexpr (kGroup == 16)
-    return __builtin_shufflevector(left, right, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-           __builtin_shufflevector(left, right, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    return pick<0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23>(left, right) +
+           pick<8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31>(left, right);
   else if constexpr (kGroup == 8)
-    return __builtin_shufflevector(left, right, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
-           __builtin_shufflevector(left, right, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    return pick<0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27>(left, right) +
+           pick<4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31>(left, right);
   else if constexpr (kGroup == 4)
-    return __builtin_shufflevector(left, right, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
-           __builtin_shufflevector(left, right, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
+    return pick<0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29>(left, right) +
+           pick<2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31>(left, right);
   else
-    return __builtin_shufflevector(left, right, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
-           __builtin_shufflevector(left, right, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return pick<0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30>(left, right) +
+           pick<1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31>(left, right);
 }
 
 // Lane i < kCount, a power of two, is the total of vector i. Overwrites the vectors.
