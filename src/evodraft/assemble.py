@@ -26,7 +26,7 @@ from evodraft.runtime.load import load_model, local_folder
 from evodraft.runtime.native.noise import native_uniform
 from evodraft.runtime.native.step import NativeStep
 from evodraft.runtime.support import ModelFacts
-from evodraft.sampling import HashedStream
+from evodraft.sampling import HashedStream, hashed_uniform
 from evodraft.target import Target
 from evodraft.verifiers import VERIFIERS
 from evodraft.zoo import registered_drafts
@@ -200,7 +200,7 @@ def build_engine(target: LoadedTarget, parts: PartSpecs, load: LoadOptions, conf
 
 def _stream(step: Step | None) -> RandomStream:
     """Noise of the same bits everywhere, and made faster where the target runs in C++ anyway."""
-    return HashedStream(native_uniform(step.library)) if isinstance(step, NativeStep) else HashedStream()
+    return HashedStream(native_uniform(step.library, hashed_uniform)) if isinstance(step, NativeStep) else HashedStream()
 
 
 def _plan_drafter(spec: object, context: DrafterContext) -> DrafterPlan | None:

@@ -38,9 +38,11 @@ def pair() -> TinyPair:
 
 @functools.cache
 def llm_of(drafter: str | None = "model") -> LLM:
+    """Faults are put into modules, so these are called."""
     models = pair()
     spec = {"name": "model", "model": (models.draft, models.tokenizer)} if drafter == "model" else drafter
-    return LLM.from_pretrained((models.target, models.tokenizer), drafter=spec, controller="fixed:3", max_batch=4)
+    options = {"controller": "fixed:3", "max_batch": 4, "runtime": "transformers"}
+    return LLM.from_pretrained((models.target, models.tokenizer), drafter=spec, **options)
 
 
 @functools.cache

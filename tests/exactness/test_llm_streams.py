@@ -220,7 +220,7 @@ class InterruptedAt:
 @pytest.mark.parametrize("part", ["target", "draft"])
 def test_an_interrupt_leaves_a_usable_llm_and_exact_streams(part: str, number: int, after: bool) -> None:
     models = pair()
-    llm = llm_of(model_drafter(), max_batch=2)
+    llm = llm_of(model_drafter(), max_batch=2, runtime="transformers")  # modules that can be interrupted
     reference = [llm.generate(prompt, max_new_tokens=24).token_ids for prompt in ("Hello world", PROMPT)]
     stream = llm.stream("Hello world", max_new_tokens=24)
     token_ids = list(next(stream).token_ids)

@@ -169,7 +169,7 @@ def test_an_error_while_drafting_leaves_the_target_as_it_was(case: Case) -> None
     """transformers' early exit keeps a reduced depth after an error, and plain greedy output changes."""
     draft, config = make(1), copy.deepcopy(case.target.config.to_dict())
     weights = {name: tensor.clone() for name, tensor in case.target.state_dict().items()}
-    llm = LLM.from_pretrained((case.target, case.tokenizer), assistant_model=draft)
+    llm = LLM.from_pretrained((case.target, case.tokenizer), assistant_model=draft, runtime="transformers")
     calls = []
 
     def fail(module: torch.nn.Module, args: object) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from evodraft.errors import EvodraftError, UnsupportedModelError
 from evodraft.runtime.cache import SlotCache
-from evodraft.runtime.masks import FULL_ATTENTION
+from evodraft.runtime.masks import FULL_ATTENTION, LayerKind
 from evodraft.runtime.model_call import ModelCall
 from evodraft.runtime.view import SlotView
 from evodraft.runtime.window_probe import ignores_window
@@ -40,8 +40,10 @@ def check_model(model: torch.nn.Module, facts: ModelFacts) -> ModelFacts:
     cache = SlotCache(facts.num_layers, num_slots=2, max_length=CHECKED_LENGTH)
     token_ids = _two_sequences(facts.vocab_size)
     with _naming_failures(facts):
-        if window is not None and ignores_window(model, facts, window):
-            facts = replace(facts, kinds=(FULL_ATTENTION,))
+        if window is not None:
+            is_ignored = ignores_window(model, facts, window)
+            kind = FULL_ATTENTION if is_ignored else LayerKind("sliding_attention", window=window)
+            facts = replace(facts, kinds=(kind,))
         call = ModelCall(model, facts)
         ours = _in_pieces(functools.partial(call, SlotView(cache)), token_ids)
         reference = call.reference(token_ids)

@@ -17,6 +17,7 @@ import torch
 
 from evodraft.errors import UnknownOptionError, UnsupportedModelError
 from evodraft.machine import free_memory
+from evodraft.runtime.changes import Standing
 from evodraft.runtime.check import CHECKED_LENGTH, check_decoder, check_model
 from evodraft.runtime.eager_step import EagerStep
 from evodraft.runtime.family import FamilyWeights, read_family
@@ -113,7 +114,8 @@ class Runtime:
         if self.step is None:
             return HfDecoder(self.model, num_slots, max_length, cache_tokens=cache_tokens, facts=self.facts)
         length = resolve_max_length(self.facts, max_length, num_slots, None)
-        return FusedDecoder(self.step, self.facts, num_slots, length, cache_tokens=cache_tokens)
+        standing = Standing(self.model)
+        return FusedDecoder(self.step, self.facts, num_slots, length, cache_tokens=cache_tokens, standing=standing)
 
 
 class When(NamedTuple):

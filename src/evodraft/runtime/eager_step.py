@@ -15,9 +15,10 @@ import torch
 from torch.nn import functional
 
 from evodraft.runtime.cache import BufferShape, KeyValues
+from evodraft.runtime.changes import Changes
 from evodraft.runtime.eager_layer import EagerLayer, PassTensors, is_folded, norm_of
 from evodraft.runtime.masks import LayerKind, MaskBuilder
-from evodraft.runtime.packing import LinearMaker, plain_linear
+from evodraft.runtime.packing import Linear, LinearMaker, plain_linear
 from evodraft.runtime.step import LayersOutput
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class EagerStep:
 
     Memory beyond the model's own: with `plain_linear` a copy of all query, key, value, gate and up matrices (about two
     thirds of the layers; none where the model itself keeps them joined, as phi3 does). With `packed_linear` a copy of
-    every matrix, the head included. Copies do not follow later changes of the model's weights.
+    every matrix, the head included. `refresh` makes them again if the model's weights were written to in place.
 
     >>> from evodraft.runtime.cache import SlotCache
     >>> from evodraft.runtime.family import read_family
@@ -55,10 +56,18 @@ class EagerStep:
         self._masks = MaskBuilder(kinds, weights.device, additive=weights.dtype)
         self._angles = _Angles(weights)
         self._norm = norm_of(weights)
-        self._layers = [EagerLayer(weights, layer, windows.index(layer.window), linear) for layer in weights.layers]
-        self._head = linear(weights.head.weight, weights.head.bias)
+        self._linear = linear
+        self._layers, self._head = self._joined()
+        self._changes = Changes(weights.tensors())
         head_dim = weights.head_dim
         self._shape = BufferShape(weights.num_kv_heads, head_dim, head_dim, weights.dtype, weights.device)
+
+    def refresh(self) -> bool:
+        """Makes all copies again, which takes as long as making the step."""
+        is_changed = self._changes.found()
+        if is_changed:
+            self._layers, self._head = self._joined()
+        return is_changed
 
     def embed(
         self,
@@ -89,6 +98,13 @@ class EagerStep:
         hidden: torch.Tensor,  # [batch, width, hidden]
     ) -> torch.Tensor:  # [batch, width, vocab]
         return self._head(hidden)
+
+    def _joined(self) -> tuple[list[EagerLayer], Linear]:
+        """The layers with their joined matrices, and the head."""
+        weights, linear = self._weights, self._linear
+        windows = list(dict.fromkeys(layer.window for layer in weights.layers))
+        layers = [EagerLayer(weights, layer, windows.index(layer.window), linear) for layer in weights.layers]
+        return layers, linear(weights.head.weight, weights.head.bias)
 
     # ---- a pass in two parts -------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 
@@ -23,6 +23,7 @@ _FIXED_ROPE: Final = ("default", "linear", "llama3", "yarn", "proportional")
 """Frequencies that do not depend on how long the text is. dynamic and longrope depend on it."""
 
 
+Number = TypeVar("Number", int, float)
 MATRIX_NAMES: Final = ("query", "key", "value", "output", "gate", "up", "down")
 
 
@@ -101,6 +102,10 @@ class FamilyWeights:
     def device(self) -> torch.device:
         return self.embedding.device
 
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """Everything that was read: views of the model's parameters."""
+        return _tensors(self)
+
     def _bytes_of(self, names: Sequence[str]) -> int:
         return sum(int(getattr(layer, name).weight.nbytes) for layer in self.layers for name in names)
 
@@ -128,6 +133,7 @@ def read_family(model: torch.nn.Module, facts: ModelFacts) -> FamilyWeights:
         weights = _read(model, facts, reader)
     except AttributeError as error:
         raise _refused(f"the modules are not laid out as model type {facts.model_type!r} has them ({error})") from error
+    _refuse_strange(weights)
     _refuse_unread(model, weights)
     return weights
 
@@ -211,14 +217,15 @@ _READERS: Final[Mapping[str, Callable[[Any], LayerWeights]]] = {
 def _read(model: Any, facts: ModelFacts, reader: Callable[[Any], LayerWeights]) -> FamilyWeights:
     inner, config = model.model, model.config
     layers = inner.layers[: facts.num_layers]
-    attention = layers[0].self_attn
+    if len(layers) != facts.num_layers:
+        raise _refused(f"it has {len(layers)} layers and its config says {facts.num_layers}")
     windows = _windows(config, facts)
     return FamilyWeights(
         num_heads=config.num_attention_heads,
         num_kv_heads=config.num_key_value_heads,
-        head_dim=attention.head_dim,
-        norm_eps=_norm_eps(model),
-        scaling=float(attention.scaling),
+        head_dim=_only("sizes of heads", {int(layer.self_attn.head_dim) for layer in layers}),
+        norm_eps=_only("epsilons of norms", _epsilons(model)),
+        scaling=_only("scalings of attention", {float(layer.self_attn.scaling) for layer in layers}),
         embedding=inner.embed_tokens.weight.detach(),
         layers=tuple(replace(reader(layer), window=window) for layer, window in zip(layers, windows, strict=True)),
         final_norm=inner.norm.weight.detach(),
@@ -242,10 +249,13 @@ def _head_norms(attention: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return attention.q_norm.weight.detach(), attention.k_norm.weight.detach()
 
 
-def _norm_eps(model: Any) -> float:
-    found = {float(module.variance_epsilon) for module in model.modules() if hasattr(module, "variance_epsilon")}
+def _epsilons(model: Any) -> set[float]:
+    return {float(module.variance_epsilon) for module in model.modules() if hasattr(module, "variance_epsilon")}
+
+
+def _only(what: str, found: set[Number]) -> Number:
     if len(found) != 1:
-        raise _refused(f"its norms add {len(found)} different epsilons ({sorted(found)}) and only one is supported")
+        raise _refused(f"it has {len(found)} different {what} ({sorted(found)}) and only one is supported")
     return found.pop()
 
 
@@ -266,6 +276,16 @@ def _windows(config: Any, facts: ModelFacts) -> list[int | None]:
     if len(windows) == 1:
         return [*windows.values()] * facts.num_layers
     return [windows[name] for name in config.layer_types[: facts.num_layers]]
+
+
+def _refuse_strange(weights: FamilyWeights) -> None:
+    """Parameters were looked at, but a buffer may stand where one belongs."""
+    for tensor in _tensors(weights):
+        kind = (tensor.dtype, tensor.device)
+        if kind != (weights.dtype, weights.device):
+            raise _refused(f"a weight is {kind[0]} on {kind[1]}, its embeddings {weights.dtype} on {weights.device}")
+        if not tensor.is_contiguous():
+            raise _refused(f"a weight of shape {tuple(tensor.shape)} does not lie in memory row by row")
 
 
 def _refuse_unread(model: Any, weights: FamilyWeights) -> None:

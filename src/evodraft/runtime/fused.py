@@ -8,13 +8,15 @@ This module does not know requests, sampling, drafts or text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 
 from evodraft.runtime.base import DecoderOutput
 from evodraft.runtime.cache import SlotCache
+from evodraft.runtime.changes import Standing
 from evodraft.runtime.model_call import naming_exhausted_memory
 from evodraft.runtime.slotted import SlottedDecoder, check_taps
 
@@ -32,6 +34,7 @@ class FusedDecoder(SlottedDecoder):
         num_slots: sequences at once.
         max_length: tokens per sequence.
         cache_tokens: bounds what the cache takes ahead of need, rows x columns; None = num_slots x max_length.
+        standing: asked at the start of every sequence whether the model is still the one that the step computes.
 
     >>> from evodraft.runtime.eager_step import EagerStep
     >>> from evodraft.runtime.family import read_family
@@ -47,10 +50,18 @@ class FusedDecoder(SlottedDecoder):
     supports_layers = True
 
     def __init__(
-        self, step: Step, facts: ModelFacts, num_slots: int, max_length: int, *, cache_tokens: int | None = None
+        self,
+        step: Step,
+        facts: ModelFacts,
+        num_slots: int,
+        max_length: int,
+        *,
+        cache_tokens: int | None = None,
+        standing: Standing | None = None,
     ) -> None:
         super().__init__(facts, SlotCache(facts.num_layers, num_slots, max_length, budget_tokens=cache_tokens))
         self.step = step
+        self._standing = standing
 
     def forward(
         self,
@@ -64,13 +75,14 @@ class FusedDecoder(SlottedDecoder):
     ) -> DecoderOutput:
         """Appends tokens and scores them; if a pass fails, all lengths are as before."""
         check_taps(taps, self._facts)
+        self.step.refresh()
         embedded = self.embed(token_ids)
         output = self._run(embedded, widths, slots, range(self.num_layers), parents, taps)
         tapped = dict(output.taps)
         if 0 in taps:
             tapped[0] = embedded
         logits = None
-        with torch.no_grad():
+        with undisturbed(self._facts.device):
             if want_logits or self.num_layers in taps:
                 normed = self.step.norm(output.hidden)
                 tapped |= {self.num_layers: normed} if self.num_layers in taps else {}
@@ -81,7 +93,7 @@ class FusedDecoder(SlottedDecoder):
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:  # [batch, width] -> [batch, width, hidden]
         """What the first layer reads."""
-        with torch.no_grad():
+        with undisturbed(self._facts.device):
             return self.step.embed(token_ids)
 
     def layers(
@@ -96,7 +108,7 @@ class FusedDecoder(SlottedDecoder):
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:  # [batch, width, hidden] -> [batch, width, vocab]
         """Logits of what came behind any layer."""
-        with torch.no_grad():
+        with undisturbed(self._facts.device):
             return self.step.head(self.step.norm(hidden))
 
     def _run(
@@ -109,9 +121,19 @@ class FusedDecoder(SlottedDecoder):
         taps: Sequence[int],
     ) -> LayersOutput:
         plan = self._cache.plan(slots, widths, hidden.shape[1], parents=parents, layers=layers)
+        if self._standing is not None and 0 in plan.starts:
+            self._standing.check()
         self._cache.begin(plan)
         inner = [layer for layer in taps if 0 < layer < self.num_layers]
-        with torch.no_grad(), naming_exhausted_memory():
+        with undisturbed(self._facts.device), naming_exhausted_memory():
             output = self.step.layers(hidden, self._cache, plan, layers.start, layers.stop, inner)
         self._cache.commit(plan)
         return output
+
+
+@contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Without gradients, and without the caller's autocast: kernels of our own must get the types they expect."""
+    is_casting = torch.is_autocast_enabled(device.type)
+    with torch.no_grad(), torch.autocast(device.type, enabled=False) if is_casting else nullcontext():
+        yield

@@ -118,10 +118,18 @@ class GraphedStep:
         self.name = "graphs"
         self._step = step
         self._record = record
+        self._limit = limit
         self._table = GraphTable(limit)
         self.embed = step.embed
         self.norm = step.norm
         self.head = step.head
+
+    def refresh(self) -> bool:
+        """Recordings read the weights that were there when they were made."""
+        is_changed = self._step.refresh()
+        if is_changed:
+            self._table = GraphTable(self._limit)
+        return is_changed
 
     def layers(
         self,

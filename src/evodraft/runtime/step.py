@@ -34,6 +34,11 @@ class Step(Protocol):
     name: str
     """Which implementation this is, for reports: "native", "packed", "eager"."""
 
+    def refresh(self) -> bool:
+        """Takes over what was written into the model's weights in place since the last call; asked before every pass.
+        True if there was anything."""
+        ...
+
     def embed(
         self,
         token_ids: torch.Tensor,  # [batch, width]
@@ -52,8 +57,8 @@ class Step(Protocol):
     ) -> LayersOutput:
         """Runs the layers `first` .. `last - 1` and writes their keys and values into the pass's columns.
 
-        Tap i (first + 1 .. last) is the hidden state after layer i - 1; the final norm is not applied to it. Taps outside
-        of the range are left out.
+        Tap i (first + 1 .. last) is the hidden state after layer i - 1; the final norm is not applied to it. Others are
+        left out.
         """
         ...
 

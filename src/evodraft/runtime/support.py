@@ -32,7 +32,7 @@ class ModelFacts:
     vocab_size: int
     context_length: int | None  # None if the config does not say
     kinds: tuple[LayerKind, ...]
-    unproven_window: int | None  # a window that the config names without saying which layers have it
+    unproven_window: int | None  # a window that all layers have or none, whatever the config says
     additive: torch.dtype | None  # dtype of an additive mask, None if the attention takes boolean ones
     device: torch.device  # of the token ids
     dtype: torch.dtype  # that the model computes in
@@ -47,14 +47,15 @@ class ModelFacts:
         _refuse_state(base, config)
         parameters = _forward_parameters(base, config)
         embedding = base.get_input_embeddings().weight
+        kinds = layer_kinds(config)
         dtype = embedding.dtype if embedding.dtype.is_floating_point else torch.get_default_dtype()
         return cls(
             model_type=config.model_type,
             num_layers=config.num_hidden_layers,
             vocab_size=_vocab_size(base, config),
             context_length=_context_length(config),
-            kinds=layer_kinds(config),
-            unproven_window=None if getattr(config, "layer_types", None) else _window(config),
+            kinds=kinds,
+            unproven_window=_unproven_window(config, kinds),
             additive=_additive(config, dtype),
             device=torch.device("cpu") if embedding.is_meta else embedding.device,
             dtype=dtype,
@@ -160,7 +161,11 @@ def _rope_parameters(config: Any) -> list[Mapping[str, Any]]:
     return per_kind or [rope]
 
 
-def _window(config: Any) -> int | None:
+def _unproven_window(config: Any, kinds: tuple[LayerKind, ...]) -> int | None:
+    """Some architectures look at sliding_window alone, some at layer_types, some at neither. Only where the kinds of
+    layers differ must the model have read them: a mask for each of them means nothing to the others."""
+    if len(kinds) > 1 or kinds[0].chunk is not None:
+        return None
     return getattr(config, "sliding_window", None) or None
 
 

@@ -14,12 +14,16 @@ from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.nn.modules import module as torch_module
 from transformers.activations import SiLUActivation
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _DTYPES: Final = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 _COMMON_CODE: Final = tuple(
     part.forward for part in (nn.Linear, nn.Embedding, nn.SiLU, SiLUActivation, nn.Dropout, nn.ModuleList)
 )
+# The second one recomputes what the first returns, while training; newer releases of transformers do without.
+_CALLING_CODE: Final = (nn.Module.__module__, "transformers.modeling_layers")
 _OWN_HOOKS: Final = "transformers.utils.output_capturing"  # they copy hidden states on request and change nothing
 
 
@@ -37,6 +41,12 @@ def problem_of(model: nn.Module, model_type: str) -> str | None:
     return next((problem for check in _CHECKS for problem in check(model, model_type)), None)
 
 
+def is_intercepted(module: nn.Module) -> bool:
+    """Whether hooks or a forward of its own may change what a module returns."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return "forward" in vars(module) or any(getattr(hook, "__module__", None) != _OWN_HOOKS for hook in hooks)
+
+
 def _foreign_code(model: nn.Module, model_type: str) -> Iterator[str]:
     home = f"transformers.models.{model_type}."
     for name, module in model.named_modules():
@@ -46,9 +56,23 @@ def _foreign_code(model: nn.Module, model_type: str) -> Iterator[str]:
         code = type(module).forward
         if code not in _COMMON_CODE and not code.__module__.startswith(home):
             yield f"{name or 'the model'} runs {code.__module__}.{code.__qualname__}, which is not known here"
+        call = type(module).__call__
+        if call.__module__ not in _CALLING_CODE:
+            yield f"{name or 'the model'} is called through {call.__module__}.{call.__qualname__}, not torch's own code"
+
+
+def _foreign_attention(model: Any, model_type: str) -> Iterator[str]:
+    """Functions are registered under a name, also in the place of those that transformers brings."""
+    name = model.config._attn_implementation
+    function = ALL_ATTENTION_FUNCTIONS.get(name)  # None: the eager one, which stands in the model's own module
+    code = getattr(function, "__module__", None) or ""
+    if function is not None and not code.startswith("transformers."):
+        yield f"attention {name!r} was registered as a function of {code or 'unknown code'}, which is not known here"
 
 
 def _hooks(model: nn.Module, model_type: str) -> Iterator[str]:
+    if torch_module._global_forward_pre_hooks or torch_module._global_forward_hooks:
+        yield "a hook on all modules (register_module_forward_hook) may change what they return; remove it"
     for name, module in model.named_modules():
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
         if any(getattr(hook, "__module__", None) != _OWN_HOOKS for hook in hooks):
@@ -89,6 +113,7 @@ def _listed(things: Any) -> str:
 
 _CHECKS: Final[tuple[Callable[[Any, str], Iterator[str]], ...]] = (
     _foreign_code,
+    _foreign_attention,
     _hooks,
     _compiled,
     _placement,

@@ -1,10 +1,11 @@
 """Does a model really look through the window that its config names?
 
-A config may carry `sliding_window` although the architecture ignores it (a checkpoint converted from another type). A
-mask of ours with a window would then change the model, and one without would change a model that has it. One
-single-token pass finds out: two rows whose caches differ only in a position before the window.
+A config may carry `sliding_window` although the architecture ignores it (a checkpoint converted from another type),
+or `layer_types` that it never reads. A mask of ours with a window would then change the model, and one without would
+change a model that has it. One single-token pass finds out: two rows whose caches differ only in a position before
+the window.
 
-This module does not know slots, and it trusts a config that names the kind of every layer.
+This module does not know slots, and it does not tell layers apart: it asks about all of them at once.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _SAME = 0.01  # of the logits' spread
 
 def ignores_window(model: torch.nn.Module, facts: ModelFacts, window: int) -> bool:
     """True if the position just before the window changes what the model says."""
-    columns = window + 2
+    columns = window + 1
     if facts.context_length is not None and columns > facts.context_length:
         return False  # no sequence ever reaches beyond the window
     token_ids = torch.full((2, 1), facts.vocab_size // 2, device=facts.device)

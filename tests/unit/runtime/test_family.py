@@ -10,6 +10,7 @@ from torch import nn
 
 from evodraft.errors import UnsupportedModelError
 from evodraft.runtime.check import check_model
+from evodraft.runtime.choose import choose_runtime
 from evodraft.runtime.family import read_family
 from evodraft.runtime.masks import FULL_ATTENTION, LayerKind
 from evodraft.runtime.support import ModelFacts
@@ -116,6 +117,35 @@ def with_moving_rope(model):
     model.model.rotary_emb.rope_type = "dynamic"
 
 
+def with_two_scalings(model):
+    model.model.layers[1].self_attn.scaling = 0.5
+
+
+def with_two_sizes_of_heads(model):
+    model.model.layers[1].self_attn.head_dim = 16
+
+
+def pruned(model):
+    model.model.layers = model.model.layers[:1]
+
+
+def without_layers(model):
+    model.model.layers = model.model.layers[:0]
+
+
+def put_as_buffer(linear, weight):
+    del linear.weight
+    linear.register_buffer("weight", weight)
+
+
+def with_a_transposed_buffer(model):
+    put_as_buffer(model.lm_head, torch.zeros(32, 64).t())
+
+
+def with_a_buffer_of_another_type(model):
+    put_as_buffer(model.lm_head, torch.zeros(64, 32, dtype=torch.int8))
+
+
 def with_a_hook(model):
     model.model.layers[0].register_forward_hook(lambda *_: None)
 
@@ -125,7 +155,13 @@ def with_a_hook(model):
     [
         (wrapped, "the model is wrapped"),
         (with_an_unknown_parameter, r"its parameter model.layers.1.self_attn.sinks has no place in model type 'llama'"),
-        (with_two_epsilons, r"its norms add 2 different epsilons \(\[1e-06, 0.001\]\)"),
+        (with_two_epsilons, r"it has 2 different epsilons of norms \(\[1e-06, 0.001\]\)"),
+        (with_two_scalings, r"it has 2 different scalings of attention \(\[0.35.*, 0.5\]\) and only one is supported"),
+        (with_two_sizes_of_heads, r"it has 2 different sizes of heads \(\[8, 16\]\)"),
+        (pruned, "it has 1 layers and its config says 2"),
+        (without_layers, "it has 0 layers and its config says 2"),
+        (with_a_transposed_buffer, r"a weight of shape \(64, 32\) does not lie in memory row by row"),
+        (with_a_buffer_of_another_type, "a weight is torch.int8 on cpu, its embeddings torch.float32 on cpu"),
         (with_a_part_missing, r"not laid out as model type 'llama' has them \(.*up_proj"),
         (with_moving_rope, "rope type 'dynamic' may change its frequencies"),
         (with_a_hook, "a hook on model.layers.0 may change what it returns"),
@@ -136,6 +172,14 @@ def test_what_weights_do_not_tell_is_refused(change, reason):
     changed = change(model)
     with pytest.raises(UnsupportedModelError, match=reason):
         read(model if changed is None else changed)
+
+
+def test_a_pruned_model_is_decoded_by_its_own_modules():
+    model = tiny_model("llama")
+    pruned(model)
+    report = choose_runtime(model).report
+    assert report.name == "transformers"
+    assert all("1 layers and its config says 2" in reason for _, reason in report.passed_over)
 
 
 def test_a_model_without_a_head_is_refused():

@@ -27,6 +27,22 @@ def test_facts_of_a_llama():
     assert ModelFacts.of(tiny_model("gpt2")).context_length == 256
 
 
+@pytest.mark.parametrize(
+    ("family", "changes", "window"),
+    [
+        ("llama", {}, None),
+        ("llama", {"sliding_window": 5}, 5),
+        ("qwen3", {"use_sliding_window": True, "sliding_window": 5, "layer_types": ["full_attention"] * 2}, 5),
+        ("qwen3", {"use_sliding_window": False, "sliding_window": 5, "layer_types": ["full_attention"] * 2}, None),
+        ("phi3", {"sliding_window": 5, "layer_types": ["full_attention"] * 2}, 5),
+        ("gemma2", {}, None),
+        ("llama4", {"sliding_window": 5, "layer_types": ["chunked_attention"] * 2}, None),
+    ],
+)
+def test_a_window_is_proven_by_layers_that_differ_alone(family, changes, window):
+    assert ModelFacts.of(tiny_model(family, **changes)).unproven_window == window
+
+
 @pytest.mark.parametrize("num_layers", [0, -1])
 def test_a_config_without_layers_is_refused(num_layers):
     model = tiny_model("llama")

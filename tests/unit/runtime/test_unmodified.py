@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import types
 
 import pytest
@@ -10,6 +11,9 @@ import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from torch import nn
+from torch.nn.modules import module as torch_module
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from evodraft.runtime.unmodified import problem_of
 from evodraft.testing.tiny import tiny_model
@@ -32,6 +36,18 @@ class QuantisedTensor(torch.Tensor):
     def __torch_dispatch__(cls, function, types_, arguments=(), options=None):
         assert function is torch.ops.aten.detach.default
         return cls(arguments[0])
+
+
+class CalledOtherwise(nn.Linear):
+    """Not a word about it in forward."""
+
+    def __call__(self, states):
+        return super().__call__(states) / 2
+
+
+def halved_attention(module, query, key, value, mask, **options):
+    output, weights = sdpa_attention_forward(module, query, key, value, mask, **options)
+    return output / 2, weights
 
 
 def attention(model):
@@ -119,6 +135,10 @@ def pre_hook(model):
     attention(model).register_forward_pre_hook(lambda *_: None)
 
 
+def called_otherwise(model):
+    attention(model).q_proj = CalledOtherwise(32, 32, bias=False)
+
+
 def renormalised(model):
     model.model.embed_tokens.max_norm = 1.0
 
@@ -151,6 +171,7 @@ def test_a_plain_model_has_no_problem(change, family):
         (scattered, "its parameters are on cpu, meta; supported is one device"),
         (compiled_in_place, "it was compiled in place"),
         (pre_hook, "a hook on model.layers.1.self_attn may change what it returns"),
+        (called_otherwise, "model.layers.1.self_attn.q_proj is called through tests"),
         (renormalised, "its embeddings are renormalised (max_norm)"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -160,6 +181,28 @@ def test_a_change_is_named(change, problem):
     change(model)
     assert (found := problem_of(model, "llama")) is not None
     assert found.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    "register", [torch_module.register_module_forward_hook, torch_module.register_module_forward_pre_hook]
+)
+def test_a_hook_on_all_modules(register):
+    model = tiny_model("llama")
+    handle = register(lambda *_: None)
+    try:
+        assert problem_of(model, "llama").startswith("a hook on all modules")
+    finally:
+        handle.remove()
+    assert problem_of(model, "llama") is None
+
+
+@pytest.mark.parametrize("name", ["sdpa", "eager"])
+@pytest.mark.parametrize("function", [halved_attention, functools.partial(halved_attention)])
+def test_an_attention_of_somebody_else(name, function, monkeypatch):
+    model = tiny_model("llama", attn_implementation=name)
+    assert problem_of(model, "llama") is None
+    monkeypatch.setitem(AttentionInterface._global_mapping, name, function)
+    assert problem_of(model, "llama").startswith(f"attention {name!r} was registered as a function of ")
 
 
 def test_another_architecture_under_a_known_type():

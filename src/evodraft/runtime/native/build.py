@@ -2,7 +2,7 @@
 
 What is kept is named after everything it was made from (sources, compiler, flags, processor), so nothing stale is
 ever loaded; a folder that others may write to is refused, because what lies in it is run. Does not know what the code
-computes.
+computes, nor whether what lies there can be loaded.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
@@ -38,7 +39,7 @@ class BuildError(Exception):
 
 
 class _Recipe(NamedTuple):
-    compiler: str
+    compiler: tuple[str, ...]  # as it is called: its path, and what CXX says behind it
     arguments: tuple[str, ...]  # before the output and the sources
     libraries: tuple[str, ...]  # behind them
 
@@ -55,26 +56,46 @@ def build_library() -> Path:
     raise BuildError(problems[0])
 
 
+def delete_library(path: Path) -> None:
+    """So that it is compiled again. Raises BuildError."""
+    try:
+        path.unlink(missing_ok=True)  # another process may have found the same
+    except OSError as error:
+        raise BuildError(f"{path} cannot be loaded, nor deleted: {error}; set XDG_CACHE_HOME") from error
+
+
 def library_state() -> str:
-    """Whether it was compiled before, in words. Compiles nothing; raises BuildError where nothing could."""
+    """Whether there is one, in words. Compiles and loads nothing; raises BuildError where nothing could be compiled."""
     compiler = _find_compiler()
     if any(_path_of(recipe).exists() for recipe in _recipes(compiler)):
         return "compiled already"
-    return f"to be compiled once by {compiler}, which takes seconds"
+    return f"to be compiled once by {shlex.join(compiler)}, which takes seconds"
 
 
-def _find_compiler() -> str:
+def _find_compiler() -> tuple[str, ...]:
     if sys.platform == "win32":
         raise BuildError("the native step is not built on Windows")
-    named = os.environ.get("CXX")
-    for name in (named,) if named else _COMPILERS:
+    named = _named_compiler()
+    for name, *arguments in (named,) if named else ((name,) for name in _COMPILERS):
         found = shutil.which(name)
         if found:
-            return found
-    raise BuildError(f"there is no C++ compiler here ({named or ', '.join(_COMPILERS)})")
+            return found, *arguments
+    tried = shlex.join(named) if named else ", ".join(_COMPILERS)
+    raise BuildError(
+        f"there is no C++ compiler here ({tried}), and what was compiled before is found by the compiler's version"
+    )
 
 
-def _recipes(compiler: str) -> tuple[_Recipe, ...]:
+def _named_compiler() -> tuple[str, ...]:
+    """What CXX says, which may be a command with arguments; empty if it says nothing."""
+    named = os.environ.get("CXX", "")
+    try:
+        return tuple(shlex.split(named))
+    except ValueError as error:
+        raise BuildError(f"CXX={named} is no command: {error}; quote it as for a shell") from error
+
+
+def _recipes(compiler: tuple[str, ...]) -> tuple[_Recipe, ...]:
     """With torch's own OpenMP, so that both share one pool of threads; else with the compiler's; else one thread."""
     threaded = (*_FLAGS, "-fopenmp")
     bundled = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
@@ -109,45 +130,55 @@ def _compile(recipe: _Recipe, path: Path) -> None:
 def _compiled(recipe: _Recipe, folder: Path) -> Path:
     made, objects = folder / "step.so", folder / "step.o"
     source = str(Path(__file__).parent / _SOURCES[-1])
-    _run([recipe.compiler, *recipe.arguments, "-c", source, "-o", str(objects)])
+    _run(recipe.compiler, *recipe.arguments, "-c", source, "-o", str(objects))
     # OpenMP is linked by name where it is torch's own: -fopenmp would add a second one
     link = [flag for flag in recipe.arguments if not (recipe.libraries and flag == "-fopenmp")]
-    _run([recipe.compiler, *link, "-shared", str(objects), *recipe.libraries, "-o", str(made)])
+    _run(recipe.compiler, *link, "-shared", str(objects), *recipe.libraries, "-o", str(made))
     return made
 
 
-def _run(command: list[str]) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, check=False, timeout=_LIMIT_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BuildError(f"{command[0]} could not be run: {error}") from error
+def _run(compiler: tuple[str, ...], *arguments: str) -> None:
+    done = _finished(compiler, *arguments)
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").splitlines()
-        lines = [line for line in said if "error" in line] or said or ["it did not say why"]
-        raise BuildError(f"{command[0]} failed: {lines[0].strip()}")
+        said = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+        lines = [line for line in said if "error" in line] or said
+        reason = lines[0] if lines else f"exit code {done.returncode}, and it did not say why"
+        raise BuildError(f"{shlex.join(compiler)} failed: {reason}")
+
+
+def _finished(compiler: tuple[str, ...], *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run([*compiler, *arguments], capture_output=True, check=False, timeout=_LIMIT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{shlex.join(compiler)} could not be run: {error}") from error
 
 
 def _fingerprint(recipe: _Recipe) -> str:
     digest = hashlib.sha256()
     for name in _SOURCES:
         digest.update((Path(__file__).parent / name).read_bytes())
-    try:
-        version = subprocess.run([recipe.compiler, "--version"], capture_output=True, check=False, timeout=_LIMIT_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BuildError(f"{recipe.compiler} could not be run: {error}") from error
-    digest.update(version.stdout)
+    digest.update(_finished(recipe.compiler, "--version").stdout)
     digest.update(repr((recipe, platform.machine(), sorted(processor_flags()))).encode())
     return digest.hexdigest()[:16]
 
 
 def _private_folder() -> Path:
-    """A folder that nobody else may write to."""
+    """A folder that nobody else may write to, nor put another in its place, and whose files may be run."""
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evodraft" / "native"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state = folder.stat()
+        outer = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evodraft"
+        folder = outer / "native"
+        for made in (outer, folder):  # one by one, because the mode is not that of parents
+            made.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_private(made)
+        is_run = not os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0)
     except (OSError, RuntimeError) as error:
         raise BuildError(f"there can be no cache folder: {error}; set XDG_CACHE_HOME") from error
+    if not is_run:
+        raise BuildError(f"the cache folder {folder} lies where nothing may be run (noexec); set XDG_CACHE_HOME")
+    return folder
+
+
+def _check_private(folder: Path) -> None:
+    state = folder.stat()
     if state.st_uid != os.getuid() or state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise BuildError(f"others may write to the cache folder {folder}; chmod 700 it, or set XDG_CACHE_HOME")
-    return folder

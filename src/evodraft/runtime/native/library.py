@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from evodraft.runtime.native.build import BuildError, build_library
+from evodraft.runtime.native.build import BuildError, build_library, delete_library
 
 _Fields = list[tuple[str, Any]]
 
@@ -69,24 +69,19 @@ _STRUCTURES: Final = (Matrix, Layer, Model, Pass)  # in the order of evodraft_si
 class Library:
     """The functions of a compiled step; those that need memory of their own return whether there was enough.
 
-    Raises BuildError for a file that cannot be loaded or has other structures.
+    Raises BuildError for a file that cannot be loaded, lacks a function or has other structures.
     """
 
     def __init__(self, path: Path) -> None:
         library = _opened(path)
         pointer, number = ctypes.c_void_p, ctypes.c_int64
-        self._layers = library.evodraft_layers
-        self._layers.argtypes = [ctypes.POINTER(Model), ctypes.POINTER(Pass), pointer, number, number]
-        self._layers.restype = number
-        self._norm = library.evodraft_norm
-        self._norm.argtypes = [pointer, ctypes.c_float, pointer, number, number, pointer]
-        self._norm.restype = None
-        self._uniform = library.evodraft_uniform
-        self._uniform.argtypes = [pointer, number, pointer, number, pointer]
-        self._uniform.restype = None
-        self._linear = library.evodraft_linear
-        self._linear.argtypes = [ctypes.POINTER(Matrix), pointer, number, pointer, number, number]
-        self._linear.restype = number
+        step = [ctypes.POINTER(Model), ctypes.POINTER(Pass), pointer, number, number]
+        self._layers = _function(library, "evodraft_layers", step, number)
+        norm = [pointer, ctypes.c_float, pointer, number, number, pointer]
+        self._norm = _function(library, "evodraft_norm", norm, None)
+        self._uniform = _function(library, "evodraft_uniform", [pointer, number, pointer, number, pointer], None)
+        linear = [ctypes.POINTER(Matrix), pointer, number, pointer, number, number]
+        self._linear = _function(library, "evodraft_linear", linear, number)
 
     def layers(self, model: Model, step: Pass, hidden: int, first: int, last: int) -> bool:
         """Replaces `hidden` (the address of float32 [tokens, hidden]) by what comes behind layer `last` - 1."""
@@ -108,7 +103,12 @@ class Library:
 
 
 def load_library() -> Library:
-    """The step for this machine, compiled if it was not yet. Raises BuildError."""
+    """The step for this machine, compiled if it was not yet, and once again if it was damaged. Raises BuildError."""
+    path = build_library()
+    try:
+        return Library(path)
+    except BuildError:
+        delete_library(path)
     return Library(build_library())
 
 
@@ -117,11 +117,24 @@ def _opened(path: Path) -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
         sizes = (ctypes.c_int64 * len(_STRUCTURES)).in_dll(library, "evodraft_sizes")
     except (OSError, ValueError) as error:  # ValueError: nothing in it is called so
-        raise BuildError(f"the compiled step cannot be loaded: {error}; delete {path}") from error
+        raise _unusable(error) from error
     declared = [ctypes.sizeof(structure) for structure in _STRUCTURES]
     if list(sizes) != declared:
         raise BuildError(f"{path} has structures of {list(sizes)} bytes where {declared} are declared; delete it")
     return library
+
+
+def _function(library: ctypes.CDLL, name: str, arguments: list[Any], result: Any) -> Any:
+    try:
+        function = getattr(library, name)
+    except AttributeError as error:
+        raise _unusable(error) from error
+    function.argtypes, function.restype = arguments, result
+    return function
+
+
+def _unusable(error: Exception) -> BuildError:
+    return BuildError(f"the compiled step cannot be loaded: {error}; set CXX to another compiler")
 
 
 def pointers(addresses: Sequence[int | None]) -> ctypes.Array[ctypes.c_void_p]:

@@ -22,7 +22,7 @@ def native_linear(
     """A function from [..., columns] to float32 [..., rows]; each row's bits do not depend on the others."""
     assert weight.is_contiguous(), "the native code reads matrices row by row"
     rows, columns = weight.shape
-    added = None if bias is None else bias.detach().to(torch.float32, copy=True).contiguous()
+    added = None if bias is None else bias.detach().to(torch.float32).contiguous()
     matrix = native.Matrix(weight.data_ptr(), None if added is None else added.data_ptr(), rows, columns)
     kept = (weight, added)  # what the matrix points to
 

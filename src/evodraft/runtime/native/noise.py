@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
     from evodraft.runtime.native.library import Library
+    from evodraft.sampling import Uniform
 
 
-def native_uniform(library: Library) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The same bits as `evodraft.sampling.hashed_uniform`, for tensors in the processor's memory."""
+def native_uniform(library: Library, otherwise: Uniform) -> Uniform:
+    """The same bits as `evodraft.sampling.hashed_uniform`, which is `otherwise`: for tensors elsewhere than on the CPU.
+
+    Only the lower 32 bits of a wider word count, there as here.
+    """
 
     def uniform(key_words: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:  # [batch, 2], [ids] -> [batch, ids]
-        numbers = key_words.new_empty(key_words.shape[0], ids.shape[0], dtype=torch.float32)
-        places = key_words.data_ptr(), key_words.shape[0], ids.data_ptr(), ids.shape[0], numbers.data_ptr()
+        if not (key_words.device.type == ids.device.type == "cpu"):
+            return otherwise(key_words, ids)
+        words, numbers = (tensor.to(torch.int32).contiguous() for tensor in (key_words, ids))
+        results = torch.empty(words.shape[0], numbers.shape[0])
+        places = words.data_ptr(), words.shape[0], numbers.data_ptr(), numbers.shape[0], results.data_ptr()
         library.uniform(*places)
-        return numbers
+        return results
 
     return uniform

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Collection, Iterator, Sequence
-from operator import is_
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from torch.nn import functional
 
 from evodraft.errors import CapacityError
 from evodraft.runtime.cache import BufferShape
+from evodraft.runtime.changes import Changes
 from evodraft.runtime.family import MATRIX_NAMES
 from evodraft.runtime.native import library as native
 from evodraft.runtime.native.linear import native_linear
@@ -39,10 +39,11 @@ class NativeStep:
     def __init__(self, weights: FamilyWeights, library: Library) -> None:
         self._weights = weights
         self.library = library
-        self._kept: list[torch.Tensor] = []  # what the structures point to beyond the model's own memory
+        self._copies: list[tuple[torch.Tensor, torch.Tensor]] = []  # (float32, of the model): norms and biases
         self._is_bfloat16 = weights.dtype == torch.bfloat16
-        self._head = native_linear(library, weights.head.weight, weights.head.bias)
-        self._final_norm = self._vector(weights.final_norm)
+        head_bias = None if weights.head.bias is None else self._copy(weights.head.bias)
+        self._head = native_linear(library, weights.head.weight, head_bias)
+        self._final_norm = self._copy(weights.final_norm)
         self._buffers = _KnownBuffers()
         layers = [self._layer(layer) for layer in weights.layers]
         self._layers = (native.Layer * len(layers))(*layers)
@@ -59,7 +60,16 @@ class NativeStep:
             is_bfloat16=self._is_bfloat16,
         )
         dim = weights.head_dim
+        self._changes = Changes(vector for _, vector in self._copies)
         self._shape = BufferShape(weights.num_kv_heads, dim, dim, weights.dtype, weights.device)
+
+    def refresh(self) -> bool:
+        """Matrices are read where they lie; what is copied is copied again."""
+        is_changed = self._changes.found()
+        if is_changed:
+            for copy, vector in self._copies:
+                copy.copy_(vector)
+        return is_changed
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:  # [batch, width] -> [batch, width, hidden]
         return functional.embedding(token_ids, self._weights.embedding.detach()).float()
@@ -105,7 +115,7 @@ class NativeStep:
         normed = torch.empty_like(tokens)
         size = tokens.shape[-1]
         self.library.norm(
-            self._final_norm,
+            self._final_norm.data_ptr(),
             self._weights.norm_eps,
             tokens.data_ptr(),
             tokens.shape[0] * tokens.shape[1],
@@ -122,7 +132,7 @@ class NativeStep:
         for name in MATRIX_NAMES:
             setattr(layer, name, self._matrix(getattr(weights, name)))
         for name in _NORMS:
-            setattr(layer, name, self._optional(getattr(weights, name)))
+            setattr(layer, name, self._address(getattr(weights, name)))
         layer.query_norm_size, layer.key_norm_size = (
             0 if norm is None else norm.shape[0] for norm in (weights.query_norm, weights.key_norm)
         )
@@ -131,15 +141,16 @@ class NativeStep:
     def _matrix(self, matrix: Matrix) -> native.Matrix:
         rows, columns = matrix.weight.shape
         assert matrix.weight.is_contiguous(), "the native step reads matrices row by row"
-        return native.Matrix(matrix.weight.data_ptr(), self._optional(matrix.bias), rows, columns)
+        return native.Matrix(matrix.weight.data_ptr(), self._address(matrix.bias), rows, columns)
 
-    def _vector(self, vector: torch.Tensor) -> int:
-        """The address of a float32 copy."""
-        self._kept.append(vector.detach().to(torch.float32, copy=True).contiguous())
-        return self._kept[-1].data_ptr()
+    def _address(self, vector: torch.Tensor | None) -> int | None:
+        return None if vector is None else self._copy(vector).data_ptr()
 
-    def _optional(self, vector: torch.Tensor | None) -> int | None:
-        return None if vector is None else self._vector(vector)
+    def _copy(self, vector: torch.Tensor) -> torch.Tensor:
+        """In float32; follows the vector."""
+        copy = vector.detach().to(torch.float32, copy=True).contiguous()
+        self._copies.append((copy, vector.detach()))
+        return copy
 
 
 class _Addresses(NamedTuple):
@@ -151,23 +162,21 @@ class _Addresses(NamedTuple):
 
 
 class _KnownBuffers:
-    """Addresses of the buffers of the last pass, which mostly are those of the next one."""
+    """Addresses of the buffers of the last pass, which mostly are those of the next one. Keeps no buffer alive."""
 
     def __init__(self) -> None:
-        self._first = 0
-        self._known: list[KeyValues] = []
+        self._places: list[tuple[int, int, int]] = []
         self._addresses: _Addresses | None = None
 
     def at(self, first: int, buffers: list[KeyValues]) -> _Addresses:
         """Those of `buffers`, which belong to the layers from `first` on."""
-        is_same = self._first == first and len(self._known) == len(buffers) and all(map(is_, self._known, buffers))
-        if self._addresses is None or not is_same:
-            self._first, self._known = first, buffers
-            none: list[None] = [None] * first
+        found = [(keys.data_ptr(), values.data_ptr(), keys.shape[2]) for keys, values in buffers]
+        places = [(0, 0, 0)] * first + found
+        if self._addresses is None or places != self._places:
+            self._places = places
+            keys, values, columns = zip(*places, strict=True)
             self._addresses = _Addresses(
-                native.pointers([*none, *(keys.data_ptr() for keys, _ in buffers)]),
-                native.pointers([*none, *(values.data_ptr() for _, values in buffers)]),
-                (ctypes.c_int64 * (first + len(buffers)))(*([0] * first), *(keys.shape[2] for keys, _ in buffers)),
+                native.pointers(keys), native.pointers(values), (ctypes.c_int64 * len(columns))(*columns)
             )
         return self._addresses
 
