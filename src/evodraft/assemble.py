@@ -200,7 +200,8 @@ def build_engine(target: LoadedTarget, parts: PartSpecs, load: LoadOptions, conf
 
 def _stream(step: Step | None) -> RandomStream:
     """Noise of the same bits everywhere, and made faster where the target runs in C++ anyway."""
-    return HashedStream(native_uniform(step.library, hashed_uniform)) if isinstance(step, NativeStep) else HashedStream()
+    uniform = native_uniform(step.library, hashed_uniform) if isinstance(step, NativeStep) else hashed_uniform
+    return HashedStream(uniform)
 
 
 def _plan_drafter(spec: object, context: DrafterContext) -> DrafterPlan | None:

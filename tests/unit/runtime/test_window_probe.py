@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from evodraft.errors import UnsupportedModelError
+from evodraft.runtime.check import check_model
 from evodraft.runtime.choose import choose_runtime
 from evodraft.runtime.hf import HfDecoder
 from evodraft.runtime.support import ModelFacts
@@ -71,6 +72,14 @@ def make_chosen(model):
     return choose_runtime(model).decoder(num_slots=1)
 
 
+@pytest.mark.parametrize("kind", UNIFORM)
+@pytest.mark.parametrize("family", HAS_WINDOW)
+def test_the_check_settles_the_window(family, kind):
+    model = uniform(family, kind)
+    (observed,) = check_model(model, ModelFacts.of(model)).kinds
+    assert observed.window == (5 if HAS_WINDOW[family][kind] else None)
+
+
 @pytest.mark.parametrize("make", [HfDecoder, make_chosen])
 @pytest.mark.parametrize("kind", UNIFORM)
 @pytest.mark.parametrize("family", HAS_WINDOW)
@@ -80,7 +89,6 @@ def test_what_the_model_does_decides_and_not_its_config(family, kind, make):
     with torch.no_grad():
         plain = model(token_ids).logits[0]
     decoder = make(model)
-    assert [kind.window for kind in decoder.facts.kinds] == [5 if HAS_WINDOW[family][kind] else None]
     parts = [
         decoder.forward(part, widths=[part.shape[1]], slots=[0]).logits[0] for part in token_ids.split([9, 1, 6], 1)
     ]

@@ -60,7 +60,8 @@ def stored(recipe: Recipe) -> Path:
     if _is_complete(folder):
         return folder
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # compiled code may lie beside it
+        root.mkdir(exist_ok=True)
         _check_room(root, recipe)
         shutil.rmtree(folder, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".unfinished-") as unfinished:

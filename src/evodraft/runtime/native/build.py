@@ -170,10 +170,10 @@ def _private_folder() -> Path:
         for made in (outer, folder):  # one by one, because the mode is not that of parents
             made.mkdir(mode=0o700, parents=True, exist_ok=True)
             _check_private(made)
-        is_run = not os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0)
+        may_run = not os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0)
     except (OSError, RuntimeError) as error:
         raise BuildError(f"there can be no cache folder: {error}; set XDG_CACHE_HOME") from error
-    if not is_run:
+    if not may_run:
         raise BuildError(f"the cache folder {folder} lies where nothing may be run (noexec); set XDG_CACHE_HOME")
     return folder
 

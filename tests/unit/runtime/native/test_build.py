@@ -7,13 +7,14 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from evodraft.runtime.native import build
-from evodraft.runtime.native.build import BuildError, build_library, library_state
+from evodraft.runtime.native.build import BuildError, build_library, delete_library, library_state
 
-VERSION = 'case "$1" in --version) echo fake 1.0; exit;; esac\n'
+VERSION = 'case "$*" in *--version) echo fake 1.0; exit;; esac\n'
 COPIES = 'while [ $# -gt 1 ]; do shift; [ "$1" = -o ] && echo library > "$2"; done; true\n'  # writes its output
 
 
@@ -44,6 +45,9 @@ def calls(tmp_path):
     return lambda: (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
 
 
+SILENT = [(f"{blank}exit 3", "exit code 3, and it did not say why") for blank in ("", r"printf ' \n\n' >&2; ")]
+
+
 # ---- the compiler ------------------------------------------------------------------------------------------------
 
 
@@ -52,6 +56,53 @@ def test_no_compiler_on_the_path(tmp_path, monkeypatch):
     for ask in (build_library, library_state):
         with pytest.raises(BuildError, match=r"no C\+\+ compiler here \(c\+\+, g\+\+, clang\+\+\)"):
             ask()
+
+
+def test_a_compiler_that_is_not_there_any_more(compiler):
+    """What it compiled is named after its version, and that can no longer be asked."""
+    path = compiler(COPIES)
+    build_library()
+    path.unlink()
+    for ask in (build_library, library_state):
+        with pytest.raises(BuildError, match=r"no C\+\+ compiler here .* compiled before is found by the .* version"):
+            ask()
+
+
+@pytest.mark.parametrize("named", ["", " "])
+def test_an_empty_name_is_none(compiler, named, monkeypatch):
+    monkeypatch.setenv("PATH", f"{compiler(COPIES).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("CXX", named)
+    assert build_library().read_text() == "library\n"
+
+
+def test_a_name_may_have_arguments(compiler, calls, monkeypatch):
+    path = compiler(COPIES)
+    names = {build_library().name}
+    monkeypatch.setenv("CXX", f"'{path}' -m64 '-DA=b c'")
+    assert library_state() == f"to be compiled once by {path} -m64 '-DA=b c', which takes seconds"
+    names.add(build_library().name)
+    assert len(names) == 2
+    assert [call.startswith("-m64 -DA=b c -O3") for call in calls()] == [False, False, True, True]
+
+
+def test_a_name_may_be_a_launcher_and_a_compiler(compiler, calls, tmp_path, monkeypatch):
+    path, launcher = compiler(COPIES), tmp_path / "ccache"
+    launcher.write_text('#!/bin/sh\nexec "$@"\n')
+    launcher.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CXX", f"ccache {path}")
+    names = [build_library().name]
+    compiler(COPIES, version=VERSION.replace("1.0", "1.1"))
+    monkeypatch.setenv("CXX", f"ccache {path}")
+    names.append(build_library().name)
+    assert names[0] != names[1], "the version is the compiler's, and not the launcher's"
+    assert len(calls()) == 4
+
+
+def test_a_name_with_an_open_quote(monkeypatch):
+    monkeypatch.setenv("CXX", "g++ 'x")
+    with pytest.raises(BuildError, match=r"CXX=g\+\+ 'x is no command: No closing quotation; quote it"):
+        library_state()
 
 
 def test_a_named_compiler_that_is_not_there(monkeypatch):
@@ -88,7 +139,7 @@ def test_a_compiler_that_fails_is_quoted(compiler, cache):
     assert not list(cache.iterdir())
 
 
-@pytest.mark.parametrize(("script", "reason"), [("exit 3", "it did not say why"), (r"printf '\377' >&2; exit 1", "�")])
+@pytest.mark.parametrize(("script", "reason"), [*SILENT, (r"printf '\377' >&2; exit 1", "�")])
 def test_a_compiler_that_fails_without_a_readable_word(compiler, script, reason):
     compiler(script)
     with pytest.raises(BuildError, match=f"failed: {reason}"):
@@ -135,13 +186,40 @@ def test_a_compiler_that_writes_nothing(compiler):
 
 
 @pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
-def test_a_folder_that_others_may_write_to_is_refused(compiler, cache, mode):
+@pytest.mark.parametrize("which", ["evodraft", "native"])
+def test_a_folder_that_others_may_write_to_is_refused(compiler, cache, which, mode):
     compiler(COPIES)
     build_library()
-    cache.chmod(mode)
+    folder = {"evodraft": cache.parent, "native": cache}[which]
+    folder.chmod(mode)
     for ask in (build_library, library_state):
-        with pytest.raises(BuildError, match="others may write to the cache folder.*chmod 700"):
+        with pytest.raises(BuildError, match=f"others may write to the cache folder {folder}; chmod 700"):
             ask()
+
+
+def test_a_folder_where_nothing_may_be_run_is_refused(compiler, calls, monkeypatch):
+    compiler(COPIES)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_NOEXEC | os.ST_NOSUID))
+    for ask in (build_library, library_state):
+        with pytest.raises(BuildError, match=r"where nothing may be run \(noexec\); set XDG_CACHE_HOME"):
+            ask()
+    assert not calls()
+
+
+def test_what_is_deleted_is_compiled_again(compiler, calls):
+    compiler(COPIES)
+    path = build_library()
+    delete_library(path)
+    assert library_state() != "compiled already"
+    delete_library(path)  # somebody else may have been faster
+    assert build_library() == path
+    assert path.read_text() == "library\n"
+    assert len(calls()) == 4
+
+
+def test_what_cannot_be_deleted(tmp_path):
+    with pytest.raises(BuildError, match=f"{tmp_path} cannot be loaded, nor deleted: .*; set XDG_CACHE_HOME"):
+        delete_library(tmp_path)
 
 
 def test_somebody_elses_folder_is_refused(compiler, monkeypatch):
@@ -151,10 +229,16 @@ def test_somebody_elses_folder_is_refused(compiler, monkeypatch):
         build_library()
 
 
-def test_the_folder_is_made_for_its_owner_alone(compiler, cache):
+@pytest.mark.parametrize("mask", [0o002, 0o000])
+def test_the_folder_is_made_for_its_owner_alone(compiler, cache, mask):
+    """Whoever may write to the folder around it could put another in its place."""
     compiler(COPIES)
-    build_library()
-    assert cache.stat().st_mode & 0o777 == 0o700
+    before = os.umask(mask)
+    try:
+        build_library()
+    finally:
+        os.umask(before)
+    assert [folder.stat().st_mode & 0o777 for folder in (cache.parent, cache)] == [0o700, 0o700]
 
 
 def test_a_folder_that_cannot_be_made(compiler, cache):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from evodraft.runtime.native import build, library
-from evodraft.runtime.native.build import BuildError
+from evodraft.runtime.native.build import BuildError, build_library
 from evodraft.runtime.native.library import Layer, Library, Matrix, Model, Pass, load_library, pointers
 
 FOLDER = Path(build.__file__).parent
@@ -42,15 +42,61 @@ def test_a_structure_of_another_size_is_refused(monkeypatch):
 
     monkeypatch.setattr(library, "_STRUCTURES", (Matrix, Layer, Model, Longer))
     with pytest.raises(BuildError, match=r"has structures of \[.*\] bytes where \[.*\] are declared; delete it"):
-        load_library()
+        Library(build_library())
 
 
 @pytest.mark.parametrize("content", [b"", b"text" * 2000, b"\x7fELF"])
 def test_what_is_no_library_is_refused(tmp_path, content):
     path = tmp_path / "step.so"
     path.write_bytes(content)
-    with pytest.raises(BuildError, match=f"cannot be loaded: .*delete {path}"):
+    with pytest.raises(BuildError, match=r"cannot be loaded: .*step\.so.*; set CXX to another compiler"):
         Library(path)
+
+
+@pytest.fixture
+def found(tmp_path, monkeypatch):
+    """Stands for the compiler: makes what is to be found one after the other, whenever nothing is there."""
+    path, whole = tmp_path / "step.so", build_library()
+
+    def script(*contents):
+        left = [whole.read_bytes() if content is None else content for content in contents]
+
+        def build():
+            if not path.exists():
+                path.write_bytes(left.pop(0))
+            return path
+
+        monkeypatch.setattr(library, "build_library", build)
+        return left
+
+    return script
+
+
+@pytest.mark.parametrize("content", [b"", b"text" * 2000])
+def test_what_is_damaged_is_made_anew(found, content):
+    left = found(content, None)
+    assert isinstance(load_library(), Library)
+    assert not left
+
+
+def test_what_is_damaged_is_made_anew_once(found):
+    left = found(b"one", b"two", None)
+    with pytest.raises(BuildError, match="cannot be loaded"):
+        load_library()
+    assert len(left) == 1
+
+
+def test_what_is_whole_is_not_made_anew(found):
+    left = found(None, None)
+    load_library()
+    load_library()
+    assert len(left) == 1
+
+
+def test_a_library_that_lacks_a_function_is_refused(monkeypatch):
+    monkeypatch.setattr(library, "_opened", lambda _: ctypes.CDLL(None))
+    with pytest.raises(BuildError, match="cannot be loaded: .*evodraft_layers"):
+        Library(Path("step.so"))
 
 
 def test_another_library_is_refused():
