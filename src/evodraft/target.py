@@ -7,6 +7,7 @@ verdict will be.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -106,7 +107,8 @@ class Target:
         output = self._forward(pieces, [session.slot for session in sessions], want_logits=True)
         assert output.logits is not None
         logits = output.logits[..., : self.vocab_size]
-        is_sound = logits.amax(dim=-1).isfinite().tolist()  # [batch, width]; amax carries NaN along
+        # [batch, width]; amax carries NaN along
+        is_sound = [[math.isfinite(best) for best in row] for row in logits.amax(dim=-1).tolist()]
         laws = to_laws(logits, [s.request.params.law if not s.processors else None for s in sessions])
         scored = []
         for row, (session, draft, piece) in enumerate(zip(sessions, drafts, pieces, strict=True)):

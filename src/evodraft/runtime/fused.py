@@ -75,19 +75,18 @@ class FusedDecoder(SlottedDecoder):
     ) -> DecoderOutput:
         """Appends tokens and scores them; if a pass fails, all lengths are as before."""
         check_taps(taps, self._facts)
-        self.step.refresh()
-        embedded = self.embed(token_ids)
-        output = self._run(embedded, widths, slots, range(self.num_layers), parents, taps)
-        tapped = dict(output.taps)
-        if 0 in taps:
-            tapped[0] = embedded
-        logits = None
         with undisturbed(self._facts.device):
+            embedded = self.step.embed(token_ids)
+            output = self._run(embedded, widths, slots, range(self.num_layers), parents, taps)
+            tapped = dict(output.taps)
+            if 0 in taps:
+                tapped[0] = embedded
+            logits = None
             if want_logits or self.num_layers in taps:
                 normed = self.step.norm(output.hidden)
                 tapped |= {self.num_layers: normed} if self.num_layers in taps else {}
                 logits = self.step.head(normed) if want_logits else None
-        return DecoderOutput(logits, {layer: hidden.to(self._facts.dtype) for layer, hidden in tapped.items()})
+            return DecoderOutput(logits, {layer: hidden.to(self._facts.dtype) for layer, hidden in tapped.items()})
 
     # ---- in parts ------------------------------------------------------------------------------------------------
 
@@ -104,7 +103,8 @@ class FusedDecoder(SlottedDecoder):
         layers: range,
     ) -> torch.Tensor:  # [batch, width, hidden]
         """Appends tokens to a range of layers, at the length that these layers have. Does not write into `hidden`."""
-        return self._run(hidden, widths, slots, layers, None, ()).hidden
+        with undisturbed(self._facts.device):
+            return self._run(hidden, widths, slots, layers, None, ()).hidden
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:  # [batch, width, hidden] -> [batch, width, vocab]
         """Logits of what came behind any layer."""
@@ -121,14 +121,20 @@ class FusedDecoder(SlottedDecoder):
         taps: Sequence[int],
     ) -> LayersOutput:
         plan = self._cache.plan(slots, widths, hidden.shape[1], parents=parents, layers=layers)
-        if self._standing is not None and 0 in plan.starts:
-            self._standing.check()
+        if 0 in plan.starts:
+            self._look_at_weights()
         self._cache.begin(plan)
         inner = [layer for layer in taps if 0 < layer < self.num_layers]
-        with undisturbed(self._facts.device), naming_exhausted_memory():
+        with naming_exhausted_memory():
             output = self.step.layers(hidden, self._cache, plan, layers.start, layers.stop, inner)
         self._cache.commit(plan)
         return output
+
+    def _look_at_weights(self) -> None:
+        """At the start of a sequence: what was written into them is taken over, what else was changed is an error."""
+        if self._standing is not None:
+            self._standing.check()
+        self.step.refresh()
 
 
 @contextmanager

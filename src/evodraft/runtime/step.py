@@ -35,8 +35,8 @@ class Step(Protocol):
     """Which implementation this is, for reports: "native", "packed", "eager"."""
 
     def refresh(self) -> bool:
-        """Takes over what was written into the model's weights in place since the last call; asked before every pass.
-        True if there was anything."""
+        """Takes over what was written into the model's weights in place since the last call. True if there was
+        anything."""
         ...
 
     def embed(
