@@ -126,3 +126,50 @@ def test_readme_says_what_float32_gains() -> None:
     assert row.speed_up is not None
     assert f"slower than plain decoding: {row.speed_up.value:.2f}x" in _text("README.md")
     assert row.speed_up.high < 1
+
+
+# --- runtimes -------------------------------------------------------------------------------------------------------
+
+RUNTIME_MODELS = ("demo", "llama-100m", "llama-350m")
+RUNTIME_CONTESTANTS = {
+    "native": "plain",
+    "transformers, called by evodraft": "drafter=none,runtime=transformers",
+    "transformers, `generate`": "transformers/plain",
+    "llama.cpp": "llama_cpp/plain",
+    "vLLM, compiled": "vllm/plain-compiled",
+    "OpenVINO GenAI": "openvino/plain",
+}
+
+
+def runtime_line(name: str) -> str:
+    cells = [name]
+    for model in RUNTIME_MODELS:
+        rows = read(FOLDER / "runtime" / f"{model}.json").rows
+        [row] = [row for row in rows if (row.group, row.contestant) == ("all", RUNTIME_CONTESTANTS[name])]
+        assert row.tokens_per_s is not None
+        assert row.speed_up is not None
+        ratio = f"{row.speed_up.value:.2f}x [{row.speed_up.low:.2f}, {row.speed_up.high:.2f}]"
+        cells.append(f"{1e3 / row.tokens_per_s:.2f} ms" if name == "native" else f"{ratio}")
+    return _line(*cells)
+
+
+@pytest.mark.parametrize("name", RUNTIME_CONTESTANTS)
+def test_the_runtime_page_shows_the_committed_comparison(name: str) -> None:
+    assert runtime_line(name) in _text("docs/runtime.md")
+
+
+def split_line(row: dict[str, Any]) -> str:
+    options, parts = row["options"], row["ms_per_token"]
+    what = "plain" if options["drafter"] is None else "default parts"
+    return _line(options["runtime"], what, f"{row['temperature']:g}", *(f"{ms:.2f}" for ms in parts.values()))
+
+
+def test_the_runtime_page_shows_where_the_time_goes() -> None:
+    page, found = _text("docs/runtime.md"), _results("time_split.json")
+    assert [line for row in [*found["before"], *found["rows"]] if (line := split_line(row)) not in page] == []
+
+
+def test_the_runtime_page_says_how_many_tokens_were_compared() -> None:
+    found = _results("invariance.json")
+    assert found["num_differing"] == 0
+    assert f"{found['num_tokens']:,} tokens" in _text("docs/runtime.md")

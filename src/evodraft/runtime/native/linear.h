@@ -19,7 +19,7 @@ constexpr int64_t kTileRows = 4, kTileTokens = 4, kMostResults = kTileRows * kTi
 
 inline int64_t padded(int64_t columns) { return (columns + 31) / 32 * 32; }
 
-constexpr int64_t kAheadBytes = 24576;  // on an EPYC (Zen 4) 8 KiB and more are much alike, 4 and less are slower
+constexpr int64_t kAheadBytes = 4096;
 
 // Unrolled by hand of the compiler, or it would keep the sums in memory.
 template <class T, int kRows, int kTokens>
@@ -34,8 +34,8 @@ __attribute__((always_inline)) inline void add_products(Floats* sums, const Word
   }
 }
 
-// Results [kTokens][kRows], and anything up to kMostResults; tokens are padded with zeros to whole chunks. Rows
-// that follow each other in memory are fetched ahead: the processor does not see it by itself where they are short.
+// Results [kTokens][kRows], and anything up to kMostResults; tokens are padded with zeros to whole chunks. What follows
+// the rows in memory is fetched ahead where the rows of the next tile follow there.
 template <class T, int kRows, int kTokens, bool kFetchesAhead>
 void multiply_tile(const T* const* rows, int64_t columns, const T* tokens, int64_t stride, float* results) {
   Floats sums[kMostResults] = {};  // [kTokens][kRows], and zeros
@@ -83,47 +83,53 @@ void multiply(const T* const* rows, int64_t num_rows, int64_t columns, const T* 
   }
 }
 
-// A tile of results: rows first_row .. first_row + num_rows - 1 for tokens first_token .. + num_tokens - 1.
-struct Tile {
-  int64_t first_row, num_rows, first_token, num_tokens;
-  const float* results;  // [num_tokens][num_rows]
-  float at(int64_t token, int64_t row) const { return results[token * num_rows + row]; }
+// Up to four rows of a matrix, a quarter of it apart: as tiles go on, memory is read in four long streams, of which the
+// processor fetches ahead. Neighbouring rows would be four short ones (slower by a fifth on an EPYC, Zen 4).
+struct Rows {
+  int64_t first, distance, count;
+  int64_t at(int64_t i) const { return first + i * distance; }
 };
 
-// Rows first_row .. first_row + num_rows - 1 of the matrix, with its bias.
+// A tile of results: `rows` for tokens first_token .. first_token + num_tokens - 1.
+struct Tile {
+  Rows rows;
+  int64_t first_token, num_tokens;
+  const float* results;  // [num_tokens][rows.count]
+  float at(int64_t token, int64_t i) const { return results[token * rows.count + i]; }
+};
+
+// Rows of the matrix times tokens, with its bias.
 template <class T>
-void multiply(const Matrix& matrix, int64_t first_row, int64_t num_rows, const T* tokens, int64_t stride, int64_t count,
+void multiply(const Matrix& matrix, const Rows& rows, const T* tokens, int64_t stride, int64_t count,
               bool is_first_use, float* results) {
-  const T* weight = static_cast<const T*>(matrix.weight) + first_row * matrix.columns;
-  const T* rows[kTileRows];
-  for (int64_t row = 0; row < kTileRows; ++row) rows[row] = weight + (row < num_rows ? row : 0) * matrix.columns;
+  const T* weight = static_cast<const T*>(matrix.weight);
+  const T* places[kTileRows];
+  for (int64_t i = 0; i < kTileRows; ++i) places[i] = weight + rows.at(i < rows.count ? i : 0) * matrix.columns;
   const auto run = is_first_use ? multiply<T, true> : multiply<T, false>;
-  run(rows, num_rows, matrix.columns, tokens, stride, count, results);
+  run(places, rows.count, matrix.columns, tokens, stride, count, results);
   if (matrix.bias == nullptr) return;
   for (int64_t token = 0; token < count; ++token)
-    for (int64_t row = 0; row < num_rows; ++row) results[token * num_rows + row] += matrix.bias[first_row + row];
+    for (int64_t i = 0; i < rows.count; ++i) results[token * rows.count + i] += matrix.bias[rows.at(i)];
 }
 
-// Calls `visit(first_row, num_rows)` for this thread's share of the rows; no barrier at the end.
+// Calls `visit(rows)` for this thread's share of the rows; no barrier at the end.
 template <class Visit>
-void share_rows(int64_t rows, Visit visit) {
-  const int64_t num_blocks = (rows + kTileRows - 1) / kTileRows;
+void share_rows(int64_t num_rows, Visit visit) {
+  const int64_t quarter = (num_rows + kTileRows - 1) / kTileRows;
 #pragma omp for schedule(static) nowait
-  for (int64_t block = 0; block < num_blocks; ++block) {
-    const int64_t first = block * kTileRows;
-    visit(first, rows - first < kTileRows ? rows - first : kTileRows);
-  }
+  for (int64_t first = 0; first < quarter; ++first)
+    visit(Rows{first, quarter, (num_rows - first + quarter - 1) / quarter});
 }
 
 // tokens [num_tokens, stride] times the matrix; `use(tile)` gets the results. No barrier at the end.
 template <class T, class Use>
 void linear(const Matrix& matrix, const T* tokens, int64_t stride, int64_t num_tokens, Use use) {
-  share_rows(matrix.rows, [&](int64_t first_row, int64_t num_rows) {
+  share_rows(matrix.rows, [&](const Rows& rows) {
     for (int64_t first = 0; first < num_tokens; first += kTileTokens) {
       const int64_t count = num_tokens - first < kTileTokens ? num_tokens - first : kTileTokens;
       float results[kMostResults];
-      multiply<T>(matrix, first_row, num_rows, tokens + first * stride, stride, count, first < 2 * kTileTokens, results);
-      use(Tile{first_row, num_rows, first, count, results});
+      multiply<T>(matrix, rows, tokens + first * stride, stride, count, first < 2 * kTileTokens, results);
+      use(Tile{rows, first, count, results});
     }
   });
 }

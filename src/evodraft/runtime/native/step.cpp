@@ -119,8 +119,8 @@ struct Copy {
   int64_t stride;
   void operator()(const Tile& tile) const {
     for (int64_t token = 0; token < tile.num_tokens; ++token)
-      for (int64_t row = 0; row < tile.num_rows; ++row)
-        to[(tile.first_token + token) * stride + tile.first_row + row] = tile.at(token, row);
+      for (int64_t i = 0; i < tile.rows.count; ++i)
+        to[(tile.first_token + token) * stride + tile.rows.at(i)] = tile.at(token, i);
   }
 };
 
@@ -129,8 +129,8 @@ struct Add {
   int64_t stride;
   void operator()(const Tile& tile) const {
     for (int64_t token = 0; token < tile.num_tokens; ++token)
-      for (int64_t row = 0; row < tile.num_rows; ++row)
-        to[(tile.first_token + token) * stride + tile.first_row + row] += tile.at(token, row);
+      for (int64_t i = 0; i < tile.rows.count; ++i)
+        to[(tile.first_token + token) * stride + tile.rows.at(i)] += tile.at(token, i);
   }
 };
 
@@ -239,17 +239,17 @@ class LayerRun {
   void activate() {
     const T* normed = space_.normed.data();
     const int64_t num_tokens = pass_.num_tokens;
-    share_rows(layer_.gate.rows, [&](int64_t first_row, int64_t num_rows) {
+    share_rows(layer_.gate.rows, [&](const Rows& rows) {
       for (int64_t first = 0; first < num_tokens; first += kTileTokens) {
         const int64_t count = num_tokens - first < kTileTokens ? num_tokens - first : kTileTokens;
         float gates[kMostResults] = {}, ups[kMostResults] = {};
         const T* tokens = normed + first * space_.hidden;
-        multiply<T>(layer_.gate, first_row, num_rows, tokens, space_.hidden, count, first < 2 * kTileTokens, gates);
-        multiply<T>(layer_.up, first_row, num_rows, tokens, space_.hidden, count, first < 2 * kTileTokens, ups);
+        multiply<T>(layer_.gate, rows, tokens, space_.hidden, count, first < 2 * kTileTokens, gates);
+        multiply<T>(layer_.up, rows, tokens, space_.hidden, count, first < 2 * kTileTokens, ups);
         const Floats gate = load<Floats>(gates);
         const Floats active = gate / (1.0f + exponential(-gate)) * load<Floats>(ups);
-        for (int64_t i = 0; i < count * num_rows; ++i)
-          store(space_.active.data() + (first + i / num_rows) * space_.intermediate + first_row + i % num_rows,
+        for (int64_t i = 0; i < count * rows.count; ++i)
+          store(space_.active.data() + (first + i / rows.count) * space_.intermediate + rows.at(i % rows.count),
                 active[i]);
       }
     });
