@@ -27,3 +27,26 @@ def one_thread() -> None:
 def same_random_models() -> None:
     """Tests build models with random weights; the order in which tests run must not change them."""
     torch.manual_seed(0)
+
+
+_NATIVE = (  # what asks for the native runtime, or takes for granted that it is chosen
+    "tests/benchmarks/test_invariance.py",
+    "tests/exactness/test_invariance.py",
+    "tests/unit/runtime/native/",
+    "tests/unit/runtime/test_changes.py",
+    "tests/unit/runtime/test_choose",
+    "tests/unit/runtime/test_foretell.py",
+    "tests/unit/runtime/test_fused.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without a C++ compiler the program takes other runtimes; tests of the native one are skipped with the reason."""
+    natives = [item for item in items if item.nodeid.startswith(_NATIVE) or "native" in item.name]
+    if not natives:
+        return
+    from evodraft.runtime.native.problem import native_problem
+
+    if (problem := native_problem(torch.empty(0))) is not None:
+        for item in natives:
+            item.add_marker(pytest.mark.skip(reason=problem))
