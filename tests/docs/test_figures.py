@@ -161,6 +161,18 @@ def test_the_runtime_page_shows_the_committed_comparison(name: str) -> None:
     assert runtime_line(name) in _text("docs/runtime.md")
 
 
+def roofline_line(model: str) -> str:
+    found = _results(f"roofline/{model}.json")
+    passes = {cost["num_tokens"]: cost["ms"] for cost in found["passes"]}
+    cells = [f"{found['plain_ms']:.2f} ms", f"{found['target']['limit_ms']:.2f} ms", f"{found['over_limit']:.2f}"]
+    return _line(model, *cells, f"{passes[8]:.2f} ms", f"{passes[8] / passes[1]:.2f}")
+
+
+@pytest.mark.parametrize("model", RUNTIME_MODELS)
+def test_the_runtime_page_says_how_near_the_limit_is(model: str) -> None:
+    assert roofline_line(model) in _text("docs/runtime.md")
+
+
 def split_line(row: dict[str, Any]) -> str:
     options, parts = row["options"], row["ms_per_token"]
     what = "plain" if options["drafter"] is None else "default parts"

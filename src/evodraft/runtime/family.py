@@ -46,8 +46,8 @@ class LayerWeights:
     gate: Matrix  # [intermediate, hidden]
     up: Matrix  # [intermediate, hidden]
     down: Matrix  # [hidden, intermediate]
-    attention_norm: torch.Tensor | None  # [hidden], before attention
-    mlp_norm: torch.Tensor | None  # [hidden], before the MLP
+    attention_norm: torch.Tensor | None = None  # [hidden], before attention
+    mlp_norm: torch.Tensor | None = None  # [hidden], before the MLP
     attention_out_norm: torch.Tensor | None = None  # [hidden], on what attention returns, before the residual
     mlp_out_norm: torch.Tensor | None = None  # [hidden], on what the MLP returns, before the residual
     query_norm: torch.Tensor | None = None  # [head_dim]: each head by itself; [heads * head_dim]: all as one
@@ -142,15 +142,8 @@ def read_family(model: torch.nn.Module, facts: ModelFacts) -> FamilyWeights:
 
 
 def _llama(layer: Any) -> LayerWeights:
-    attention, mlp = layer.self_attn, layer.mlp
-    return LayerWeights(
-        query=_matrix(attention.q_proj),
-        key=_matrix(attention.k_proj),
-        value=_matrix(attention.v_proj),
-        output=_matrix(attention.o_proj),
-        gate=_matrix(mlp.gate_proj),
-        up=_matrix(mlp.up_proj),
-        down=_matrix(mlp.down_proj),
+    return replace(
+        _separate(layer),
         attention_norm=layer.input_layernorm.weight.detach(),
         mlp_norm=layer.post_attention_layernorm.weight.detach(),
     )
@@ -162,8 +155,19 @@ def _qwen3(layer: Any) -> LayerWeights:
 
 
 def _olmo2(layer: Any) -> LayerWeights:
+    query_norm, key_norm = _head_norms(layer.self_attn)
+    return replace(
+        _separate(layer),
+        attention_out_norm=layer.post_attention_layernorm.weight.detach(),
+        mlp_out_norm=layer.post_feedforward_layernorm.weight.detach(),
+        query_norm=query_norm,
+        key_norm=key_norm,
+    )
+
+
+def _separate(layer: Any) -> LayerWeights:
+    """Seven matrices by themselves, without norms."""
     attention, mlp = layer.self_attn, layer.mlp
-    query_norm, key_norm = _head_norms(attention)
     return LayerWeights(
         query=_matrix(attention.q_proj),
         key=_matrix(attention.k_proj),
@@ -172,12 +176,6 @@ def _olmo2(layer: Any) -> LayerWeights:
         gate=_matrix(mlp.gate_proj),
         up=_matrix(mlp.up_proj),
         down=_matrix(mlp.down_proj),
-        attention_norm=None,
-        mlp_norm=None,
-        attention_out_norm=layer.post_attention_layernorm.weight.detach(),
-        mlp_out_norm=layer.post_feedforward_layernorm.weight.detach(),
-        query_norm=query_norm,
-        key_norm=key_norm,
     )
 
 

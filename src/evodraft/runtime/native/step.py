@@ -3,7 +3,8 @@
 Every token's result is computed by itself, in an order that depends on its position alone, so neither the width of a
 pass nor its other rows can change a bit of it. Sums and what is handed from layer to layer are float32.
 
-Does not know how long slots are, and copies no weights but norms and biases: who changes a matrix in place is obeyed.
+Does not know how long slots are, and copies no weights but norms and biases: a matrix that is written to is read as it
+is, the copies follow with `refresh`.
 """
 
 from __future__ import annotations

@@ -208,7 +208,7 @@ def test_what_is_not_finite_stays_in_its_row(dtype, poison, library, generator):
 # ---- memory ------------------------------------------------------------------------------------------------------
 
 
-def test_a_matrix_changed_in_place_is_obeyed_and_a_norm_is_not(library, generator):
+def test_a_matrix_changed_in_place_is_obeyed_and_a_norm_is_taken_over_by_refresh(library, generator):
     model = built("llama")
     step, token_ids = NativeStep(weights_of(model), library), random_ids(generator, 1, 4)
     before = Passes(step)(token_ids, [4], [0])[0]
@@ -220,6 +220,9 @@ def test_a_matrix_changed_in_place_is_obeyed_and_a_norm_is_not(library, generato
     with torch.no_grad():
         model.model.norm.weight.mul_(2.0)
     assert torch.equal(Passes(step)(token_ids, [4], [0])[0], changed)
+    assert step.refresh()
+    assert not torch.allclose(Passes(step)(token_ids, [4], [0])[0], changed)
+    assert not step.refresh()
 
 
 def test_weights_outlive_a_model_that_is_cast(library, generator):
