@@ -1,6 +1,7 @@
 """Prompts and names from users: what they say is never logged, and never opened as a file.
 
-How hostile model files are dealt with is tested in `unit/runtime/test_load.py`.
+How hostile files of models and heads are dealt with is tested in `unit/runtime/test_load.py` and
+`unit/drafters/eagle/test_files.py`.
 """
 
 from __future__ import annotations

@@ -42,6 +42,18 @@ class Admission:
         """Takes a slot back."""
         del self._reserved[slot]
 
+    @property
+    def num_columns(self) -> int | None:
+        """How long every slot may be now within the budget, be it more than it has reserved; None = no limit.
+
+        >>> admission = Admission(num_slots=4, cache_tokens=100)
+        >>> admission.take(num_tokens=10), admission.take(num_tokens=10), admission.num_columns
+        (0, 1, 50)
+        """
+        if self._cache_tokens is None:
+            return None
+        return self._cache_tokens // (max(self._reserved, default=0) + 1)
+
     def _has_room(self, slot: int, num_tokens: int) -> bool:
         if self._cache_tokens is None:
             return True

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,6 +19,8 @@ from evodraft.config import EngineConfig, Entry, parse_part
 from evodraft.controllers import CONTROLLERS
 from evodraft.drafters import DRAFTERS
 from evodraft.drafters.base import DrafterContext, DrafterPlan, RegisteredDraft
+from evodraft.drafters.eagle.config import BUNDLED_HEADS
+from evodraft.drafters.vocabulary import VOCABULARIES, Vocabulary, VocabularyContext, check_fits, required_ids
 from evodraft.engine import Engine
 from evodraft.errors import ConfigError, WeightsError
 from evodraft.memory import plan_cache
@@ -39,12 +42,14 @@ if TYPE_CHECKING:
     from evodraft.sampling import RandomStream
 
 DEMO = "demo"
+VOCABULARY_FILE = "vocabulary.json"  # in a bundle, beside the target
 _LONGEST_REPR = 80  # a model's would fill the screen
 _PROTOCOLS: Mapping[str, tuple[str, ...]] = {  # what an object given as a part must have
     "drafter": ("needs", "versions", "max_length", "admit", "step", "commit", "release", "apply"),
     "controller": ("needs_signals", "start", "plan", "more", "observe", "finish"),
     "verifier": ("exact", "draft_key", "verify"),
     "learner": ("needs", "observe", "step"),
+    "vocabulary": ("ids", "source"),
 }
 
 
@@ -85,6 +90,7 @@ class PartSpecs:
     controller: object = "auto"
     verifier: object = "auto"
     learners: Sequence[Learner] = field(default=())
+    vocabulary: object = None
 
     def __post_init__(self) -> None:
         if self.drafter is not None:
@@ -94,6 +100,10 @@ class PartSpecs:
         _parsed("verifier", self.verifier, VERIFIERS)
         for learner in self.learners:
             _check_object("learner", learner)
+        if self.vocabulary is not None:
+            _parsed("vocabulary", self.vocabulary, VOCABULARIES)
+            if self.drafter is None:
+                raise ConfigError("a vocabulary was named and drafter=None drafts nothing; leave one of them out")
 
 
 class TargetSource(NamedTuple):
@@ -102,6 +112,8 @@ class TargetSource(NamedTuple):
     name: str  # a folder or a hub id
     bundled_draft: Path | None = None
     registered_drafts: tuple[RegisteredDraft, ...] = ()
+    bundled_vocabulary: Path | None = None
+    bundled_heads: Mapping[str, Path] = MappingProxyType({})
 
 
 class LoadedTarget(NamedTuple):
@@ -111,6 +123,8 @@ class LoadedTarget(NamedTuple):
     tokenizer: PreTrainedTokenizerBase | None
     bundled_draft: Path | None = None
     registered_drafts: tuple[RegisteredDraft, ...] = ()
+    bundled_vocabulary: Path | None = None
+    bundled_heads: Mapping[str, Path] = MappingProxyType({})
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
@@ -129,7 +143,13 @@ def find_target(source: str | os.PathLike[str]) -> TargetSource:
     """
     if source == DEMO:
         bundle = demo_folder()
-        return TargetSource(str(bundle / "target"), bundle / "draft")
+        vocabulary = bundle / VOCABULARY_FILE
+        return TargetSource(
+            str(bundle / "target"),
+            bundled_draft=bundle / "draft",
+            bundled_vocabulary=vocabulary if vocabulary.is_file() else None,
+            bundled_heads={name: bundle / name for name in BUNDLED_HEADS.values() if (bundle / name).is_dir()},
+        )
     is_hub_id = local_folder(source) is None
     return TargetSource(str(source), None, registered_drafts(str(source)) if is_hub_id else ())
 
@@ -154,7 +174,7 @@ def load_target(source: object, options: LoadOptions) -> LoadedTarget:
         trust_remote_code=options.trust_remote_code,
         device_map=options.device_map,
     )
-    return LoadedTarget(loaded.model, loaded.tokenizer, found.bundled_draft, found.registered_drafts)
+    return LoadedTarget(loaded.model, loaded.tokenizer, *found[1:])
 
 
 def demo_folder() -> Path:
@@ -176,10 +196,13 @@ def build_engine(target: LoadedTarget, parts: PartSpecs, load: LoadOptions, conf
         vocab_size=vocab_size,
         device=facts.device,
         dtype=target.model.dtype,
+        target=target.model,
         bundled_draft=target.bundled_draft,
+        bundled_heads=target.bundled_heads,
         registered_drafts=target.registered_drafts,
         trust_remote_code=load.trust_remote_code,
         runtime=load.draft_runtime_options,
+        vocabulary=_vocabulary(parts.vocabulary, target, vocab_size),
     )
     runtime = choose_runtime(target.model, load.runtime_options)  # before the cache is planned: it may copy weights
     plan = _plan_drafter(parts.drafter, context)
@@ -209,9 +232,23 @@ def _plan_drafter(spec: object, context: DrafterContext) -> DrafterPlan | None:
         return None
     entry, config = _parsed("drafter", spec, DRAFTERS)
     if entry is None:
+        if context.vocabulary is not None:
+            raise ConfigError("a vocabulary was named beside a drafter that is built already; build it with its ids")
         return DrafterPlan(0, lambda num_slots, max_length, cache_tokens: config)
     plan: DrafterPlan = entry.build(config, context)
     return plan
+
+
+def _vocabulary(spec: object, target: LoadedTarget, vocab_size: int) -> Vocabulary | None:
+    if spec is None:
+        return None
+    entry, config = _parsed("vocabulary", spec, VOCABULARIES)
+    if entry is not None:
+        required = required_ids(target.tokenizer, vocab_size, target.eos_token_ids)
+        config = entry.build(config, VocabularyContext(vocab_size, required, target.bundled_vocabulary))
+    vocabulary: Vocabulary = config
+    check_fits(vocabulary.ids, vocab_size, vocabulary.source)
+    return vocabulary
 
 
 def _build(kind: str, spec: object, table: Mapping[str, Entry]) -> Any:

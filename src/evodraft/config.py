@@ -79,7 +79,7 @@ def parse_part(kind: str, spec: object, table: Mapping[str, Entry]) -> tuple[Ent
 
     >>> from evodraft.controllers import CONTROLLERS
     >>> parse_part("controller", "fixed:3", CONTROLLERS)[1]
-    FixedConfig(num_draft_tokens=3)
+    FixedConfig(num_draft_tokens=3, num_nodes=None)
     """
     if isinstance(spec, str):
         name, _, argument = spec.partition(":")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evodraft.admission import Admission
@@ -104,6 +104,11 @@ class Engine:
         self._max_length = min(limit for limit in limits if limit is not None)
         self._live_ids: set[str] = set()
         self._is_in_round = False
+        self._drawing = (
+            DraftRound(drafter, controller, verifier, stream, self._give_up, target.vocab_size)
+            if drafter is not None and controller is not None
+            else None
+        )
         self._keeps_logits = any(learner.needs.target_logits for learner in self.learners)
 
     # --- the way of a request -------------------------------------------------------------------------------------
@@ -221,15 +226,12 @@ class Engine:
             return
         for item in rounds:
             if item.session.request.speculative:
-                plan = self.controller.plan(item.session.request.request_id)
-                room = self._room(item.session)
-                item.plan = plan if plan.width <= room else replace(plan, width=room)
+                item.plan = self._cut(self.controller.plan(item.session.request.request_id), item.session)
 
     def _draft(self, rounds: list[_Round]) -> None:
-        if self.drafter is None or self.controller is None:
+        if self._drawing is None:
             return
-        drawing = DraftRound(self.drafter, self.controller, self.verifier, self._stream, self._give_up)
-        drafts = drawing.draw([item.session for item in rounds], [item.plan for item in rounds])
+        drafts = self._drawing.draw([item.session for item in rounds], [item.plan for item in rounds])
         for item, draft in zip(rounds, drafts, strict=True):
             item.draft = draft
         rounds[:] = [item for item in rounds if item.session.error is None]  # the others were given up
@@ -262,6 +264,7 @@ class Engine:
             session, scored = item.session, item.scored
             assert item.verdict is not None and scored is not None
             num_before = len(session.token_ids)
+            self.target.follow(session, scored, item.verdict.path)
             try:
                 item.commit = session.commit(item.draft, item.verdict, scored.scores.logits, now)
             except EvodraftError as error:
@@ -272,7 +275,7 @@ class Engine:
             if not session.is_finished:
                 self.target.keep(session)
                 kept = item.commit.num_accepted
-                taps = {layer: hidden[: kept + 1] for layer, hidden in scored.taps.items()}
+                taps = scored.taps_of(item.verdict.path[:kept])
                 confirmed.append(CommittedRow(session.slot, num_before + kept, taps))
         if self.drafter is not None:
             self.drafter.commit(confirmed)
@@ -379,9 +382,12 @@ class Engine:
                 "(and kv_cache_gib, if memory is the limit)"
             )
 
-    def _room(self, session: Session) -> int:
-        """Draft tokens that could still be of use: the pass itself yields one token more than it accepts."""
-        room = session.num_remaining - 1
-        if self.drafter is not None and self.drafter.max_length is not None:
-            room = min(room, self.drafter.max_length - len(session.token_ids))
-        return max(0, room)
+    def _cut(self, plan: Plan, session: Session) -> Plan:
+        """A plan within what can be of use (the pass itself yields one token more than it accepts) and what fits."""
+        assert self.drafter is not None
+        num_held, most = len(session.token_ids), self.drafter.max_length
+        num_columns = min(self.target.decoder.max_length, self._admission.num_columns or self._max_length)
+        room = num_columns - num_held if most is None else min(num_columns, most) - num_held
+        width = max(0, min(plan.width, session.num_remaining - 1, room))
+        num_nodes = None if plan.num_nodes is None else max(width, min(plan.num_nodes, room))
+        return plan if (width, num_nodes) == (plan.width, plan.num_nodes) else Plan(width, num_nodes)

@@ -97,7 +97,7 @@ class LLM:
                 object with the Drafter protocol, or None for plain decoding.
             controller: likewise, of `evodraft.controllers.CONTROLLERS`; "fixed:5" drafts five tokens a round.
             verifier: likewise, of `evodraft.verifiers.VERIFIERS`.
-            vocabulary: reduced draft vocabularies; None = the full head.
+            vocabulary: which token ids are drafted: None = all; "static" or "static:FILE" = those of a token map.
             learners: objects with the Learner protocol.
             preset: a published system in one word.
             device: "auto", "cpu", "cuda", ...
@@ -125,10 +125,10 @@ class LLM:
         ... # doctest: +ELLIPSIS
         Completion(...)
         """
-        refuse_missing_parts(vocabulary, preset, learners)
+        refuse_missing_parts(preset, learners)
         check_options(options, inspect.signature(cls.from_pretrained).parameters)
         drafter, controller = translate(drafter, controller, speculative_config, options)
-        parts = PartSpecs(drafter, controller, verifier, learners)
+        parts = PartSpecs(drafter, controller, verifier, learners, vocabulary)
         load = LoadOptions(device, dtype, runtime, numerics, revision, trust_remote_code, device_map)
         config = EngineConfig(
             max_batch, max_model_len, kv_cache_gib, gpu_memory_utilization, prefill_budget, learner_budget_ms

@@ -174,8 +174,15 @@ class RequestKeys:
 class RandomStream(Protocol):
     """Turns keys into choices. The enumerating double of evodraft.testing walks all of them instead."""
 
-    def draw(self, weights: torch.Tensor, keys: Sequence[NoiseKey]) -> torch.Tensor:
-        """Token ids [batch] (int64), row r with probability proportional to `weights` [batch, vocab] under keys[r]."""
+    def draw(self, weights: torch.Tensor, keys: Sequence[NoiseKey], ids: torch.Tensor | None = None) -> torch.Tensor:
+        """Columns [batch] (int64), row r with probability proportional to `weights` [batch, columns] under keys[r].
+
+        `ids` [columns] int64: the tokens that the columns stand for; None = column is id.
+        """
+        ...
+
+    def noise(self, keys: Sequence[NoiseKey], like: torch.Tensor, ids: torch.Tensor | None = None) -> torch.Tensor:
+        """The noise [batch, columns] that `draw` sets against weights like `like` [batch, columns]."""
         ...
 
     def accept(self, p: float, q: float, key: NoiseKey) -> bool:
@@ -201,14 +208,20 @@ class HashedStream:
 
     uniform: Uniform = hashed_uniform
 
-    def draw(self, weights: torch.Tensor, keys: Sequence[NoiseKey]) -> torch.Tensor:
+    def draw(self, weights: torch.Tensor, keys: Sequence[NoiseKey], ids: torch.Tensor | None = None) -> torch.Tensor:
         """An exponential race: argmin of E / weight, ties to the lowest id; a weight of zero never wins."""
         if weights.device.type == "cpu" and _is_one_hot(weights):
             return weights.argmax(dim=-1)  # what the race would say, without its noise
-        noise = exponential_noise(keys, weights.shape[-1], weights.device, uniform=self.uniform)
-        return (noise / weights).argmin(dim=-1)
+        return (self.noise(keys, weights, ids) / weights).argmin(dim=-1)
+
+    def noise(self, keys: Sequence[NoiseKey], like: torch.Tensor, ids: torch.Tensor | None = None) -> torch.Tensor:
+        """`exponential_noise` for the columns of `like` [batch, columns]."""
+        words = None if ids is None else ids.to(torch.int32)
+        return exponential_noise(keys, like.shape[-1], like.device, words, self.uniform)
 
     def accept(self, p: float, q: float, key: NoiseKey) -> bool:
+        if not 0.0 < p < q:
+            return p > 0.0  # certain either way, without its noise
         uniform = (_digest(key) >> 11) * 2.0**-53
         return uniform * q < p
 

@@ -21,7 +21,15 @@ TRANSFORMERS_OPTIONS = (
 VLLM_KEYS = ("method", "model", "num_speculative_tokens", "prompt_lookup_min", "prompt_lookup_max")
 
 _DRAFTER_OPTIONS = ("assistant_model", "assistant_early_exit", "prompt_lookup_num_tokens")
-_METHODS: Mapping[str, str] = {"draft_model": "model", "model": "model", "ngram": "ngram", "prompt_lookup": "ngram"}
+_METHODS: Mapping[str, str] = {
+    "draft_model": "model",
+    "model": "model",
+    "eagle": "eagle",
+    "eagle3": "eagle",
+    "ngram": "ngram",
+    "prompt_lookup": "ngram",
+}
+_SOURCES: Mapping[str, str] = {"model": "model", "eagle": "head"}  # drafter -> the option that "model" fills
 
 
 class Parts(NamedTuple):
@@ -45,7 +53,7 @@ def parts_of_speculative_config(options: Mapping[str, object]) -> Parts:
     name = _METHODS.get(method, method)
     drafter: dict[str, object] = {"name": name}
     if "model" in said and name != "ngram":
-        drafter["model"] = said["model"]
+        drafter[_SOURCES.get(name, "model")] = said["model"]
     longest, shortest = said.get("prompt_lookup_max"), said.get("prompt_lookup_min")
     if longest is not None or shortest is not None:  # one that is missing equals the other, as in vLLM
         drafter["max_ngram"] = shortest if longest is None else longest
@@ -94,10 +102,8 @@ def check_options(options: Iterable[str], known: Iterable[str]) -> None:
             raise UnknownOptionError("option", name, [*names, *TRANSFORMERS_OPTIONS])
 
 
-def refuse_missing_parts(vocabulary: object, preset: object, learners: Sequence[object]) -> None:
+def refuse_missing_parts(preset: object, learners: Sequence[object]) -> None:
     """Names of parts that this version does not have; learners may be given as objects."""
-    if vocabulary is not None:
-        raise UnknownOptionError("vocabulary", vocabulary, ["None"])
     if preset is not None:
         raise UnknownOptionError("preset", preset, [])
     for learner in [learners] if isinstance(learners, str) else learners:

@@ -16,6 +16,7 @@ import torch
 
 from evodraft.errors import NumericsError
 from evodraft.processors import EagerLaws, LazyLaws
+from evodraft.runtime.trees import HELD, depths
 from evodraft.sampling import to_laws
 from evodraft.types import ROOT, Scores
 
@@ -70,6 +71,13 @@ class Scored:
     scores: Scores
     asked: AskedLaws
     taps: Mapping[int, torch.Tensor]  # layer -> [nodes + 1, hidden]
+    is_tree: bool = False
+
+    def taps_of(self, path: Sequence[int]) -> dict[int, torch.Tensor]:  # layer -> [accepted + 1, hidden]
+        """Taps of the root and of the nodes of an accepted path."""
+        if not self.is_tree:
+            return {layer: hidden[: len(path) + 1] for layer, hidden in self.taps.items()}
+        return {layer: hidden[[0, *(node + 1 for node in path)]] for layer, hidden in self.taps.items()}
 
 
 class Target:
@@ -102,9 +110,9 @@ class Target:
         return chunks
 
     def score(self, sessions: Sequence[Session], drafts: Sequence[Draft]) -> list[Scored]:
-        """One pass over every session's last token and its draft (a chain)."""
-        pieces = [_piece(session, draft) for session, draft in zip(sessions, drafts, strict=True)]
-        output = self._forward(pieces, [session.slot for session in sessions], want_logits=True)
+        """One pass over every session's last token and its draft. After a tree, `follow` must come before `keep`."""
+        pieces = [(session.token_ids[-1], *draft.token_ids) for session, draft in zip(sessions, drafts, strict=True)]
+        output = self._forward(pieces, [session.slot for session in sessions], _parents(drafts), want_logits=True)
         assert output.logits is not None
         logits = output.logits[..., : self.vocab_size]
         # [batch, width]; amax carries NaN along
@@ -122,8 +130,7 @@ class Target:
             asked = AskedLaws(found, is_sound[row], session)
             if is_spoiled:
                 asked.rescore = self._stepwise(asked, rows, taps)
-            scores = Scores(rows, asked, has_bonus=len(piece) > draft.num_tokens)
-            scored.append(Scored(scores, asked, taps))
+            scored.append(Scored(Scores(rows, asked, _ends(session, draft)), asked, taps, not draft.is_chain))
         return scored
 
     def _stepwise(
@@ -149,6 +156,11 @@ class Target:
 
         return rescore
 
+    def follow(self, session: Session, scored: Scored, path: Sequence[int]) -> None:
+        """Of a tree, leaves in the cache the root and the accepted nodes, before anything of it is committed."""
+        if scored.is_tree and scored.asked.rescore is None:  # what was scored again is in the cache as a chain
+            self.decoder.select(session.slot, session.num_cached, [0, *(node + 1 for node in path)])
+
     def keep(self, session: Session) -> None:
         """Drops from the cache what was not committed."""
         self.decoder.crop(session.slot, session.num_cached)
@@ -157,18 +169,35 @@ class Target:
         """Empties a slot."""
         self.decoder.release(slot)
 
-    def _forward(self, pieces: Sequence[Sequence[int]], slots: Sequence[int], *, want_logits: bool) -> DecoderOutput:
+    def _forward(
+        self,
+        pieces: Sequence[Sequence[int]],
+        slots: Sequence[int],
+        parents: Sequence[Sequence[int]] | None = None,
+        *,
+        want_logits: bool,
+    ) -> DecoderOutput:
         widths = [len(piece) for piece in pieces]
-        padded = [[*piece, *[0] * (max(widths) - len(piece))] for piece in pieces]
-        return self.decoder.forward(torch.tensor(padded), widths, slots, want_logits=want_logits, taps=self.taps)
+        width = max(widths)
+        padded = torch.tensor([[*piece, *[0] * (width - len(piece))] for piece in pieces])
+        return self.decoder.forward(padded, widths, slots, parents=parents, want_logits=want_logits, taps=self.taps)
 
 
-def _piece(session: Session, draft: Draft) -> tuple[int, ...]:
-    """The root and its draft; a stop token at the end is not fed, since nothing follows it (X10, X11)."""
-    drafted = draft.token_ids
-    if drafted and session.stops_at(drafted[-1], session.num_tokens + len(drafted)):
-        drafted = drafted[:-1]
-    return (session.token_ids[-1], *drafted)
+def _parents(drafts: Sequence[Draft]) -> list[list[int]] | None:
+    """The trees of a pass, roots included; None if all are chains."""
+    if all(draft.is_chain for draft in drafts):
+        return None
+    return [[HELD, *(parent - ROOT for parent in draft.parents)] for draft in drafts]
+
+
+def _ends(session: Session, draft: Draft) -> frozenset[int]:
+    """Nodes whose token ends the request: no law is asked for behind them (X10, X11)."""
+    stop_ids = session.request.stop_token_ids
+    if stop_ids.isdisjoint(draft.token_ids):
+        return frozenset()
+    lengths = [session.num_tokens + depth + 1 for depth in depths(draft.parents)]
+    tokens = enumerate(zip(draft.token_ids, lengths, strict=True))
+    return frozenset(node for node, (token_id, length) in tokens if session.stops_at(token_id, length))
 
 
 def _row_taps(output: DecoderOutput, row: int, width: int) -> dict[int, torch.Tensor]:

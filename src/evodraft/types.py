@@ -55,7 +55,8 @@ class Signals(NamedTuple):
 class Plan:
     """What one session may spend on drafting in this round."""
 
-    width: int  # draft tokens at most; 0 = plain decoding
+    width: int  # draft tokens on one path at most; 0 = plain decoding
+    num_nodes: int | None = None  # nodes of a tree at most; None = a chain
 
 
 class Versions(NamedTuple):
@@ -94,6 +95,11 @@ class Draft:
     def num_tokens(self) -> int:
         return len(self.token_ids)
 
+    @property
+    def is_chain(self) -> bool:
+        """Whether every token follows the one before."""
+        return self.parents == tuple(range(ROOT, len(self.parents) - 1))
+
     def children(self, node: int) -> list[int]:
         """Nodes whose parent is `node`, in the order in which they are tried."""
         return [index for index, parent in enumerate(self.parents) if parent == node]
@@ -123,9 +129,9 @@ class Laws(Protocol):
 class Scores:
     """The target's opinion on one draft; row 0 follows the root, row i + 1 follows node i."""
 
-    logits: torch.Tensor  # [nodes + 1, vocab] raw; [nodes, vocab] without a bonus row
+    logits: torch.Tensor  # [nodes + 1, vocab] raw
     laws: Laws
-    has_bonus: bool = True  # False: nothing is known after the last node
+    ends: frozenset[int] = frozenset()  # nodes that nothing follows, because the text ends there
 
 
 @dataclass(frozen=True, slots=True)

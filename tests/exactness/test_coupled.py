@@ -181,28 +181,29 @@ class TableLaws:
         return TARGET.law([*self.prefix, *path])
 
 
-def verdict_on(parents: Sequence[int], token_ids: Sequence[int], seed: int, *, has_bonus: bool = True):
+def verdict_on(parents: Sequence[int], token_ids: Sequence[int], seed: int, *, has_ends: bool = False):
     prefix = (1, 2, 3)
     item = Request("a", prefix, SamplingParams(temperature=1.0), seed=seed)
     draft = Draft(tuple(token_ids), tuple(parents), None)
-    case = Case(item, RequestKeys(seed), len(prefix), draft, Scores(torch.empty(0), TableLaws(prefix), has_bonus))
+    ends = frozenset(set(range(draft.num_tokens)).difference(draft.parents) if has_ends else ())
+    case = Case(item, RequestKeys(seed), len(prefix), draft, Scores(torch.empty(0), TableLaws(prefix), ends))
     return CoupledVerifier().verify(case, HashedStream())
 
 
-@pytest.mark.parametrize("has_bonus", [True, False])
+@pytest.mark.parametrize("has_ends", [False, True])
 @pytest.mark.parametrize("seed", range(40))
-def test_a_tree_yields_a_prefix_of_plain_coupled_decoding(seed, has_bonus) -> None:
+def test_a_tree_yields_a_prefix_of_plain_coupled_decoding(seed, has_ends) -> None:
     plain = coupled_tokens(
         TARGET, lambda: Request("a", (1, 2, 3), SamplingParams(temperature=1.0, max_new_tokens=6), seed=seed)
     )
     full = [ROOT] * 5 + [parent for parent in range(5) for _ in range(5)]  # every pair of tokens
-    verdict = verdict_on(full, [0, 1, 2, 3, 4] * 6, seed, has_bonus=has_bonus)
-    assert verdict.token_ids == plain[: 2 + has_bonus]
+    verdict = verdict_on(full, [0, 1, 2, 3, 4] * 6, seed, has_ends=has_ends)
+    assert verdict.token_ids == plain[: 3 - has_ends]
     assert verdict.num_accepted == 2
     # the right branch is not the first, and its sibling is wrong
     parents = (ROOT, ROOT, 1, 1, 3)
     tokens = ((plain[0] + 1) % 5, plain[0], (plain[1] + 1) % 5, plain[1], (plain[2] + 1) % 5)
-    verdict = verdict_on(parents, tokens, seed, has_bonus=has_bonus)
+    verdict = verdict_on(parents, tokens, seed, has_ends=has_ends)
     assert (verdict.path, verdict.token_ids) == ((1, 3), plain[:3])
     assert verdict_on((), (), seed).token_ids == plain[:1]
 

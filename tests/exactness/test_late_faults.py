@@ -14,9 +14,10 @@ from evodraft.engine import Engine
 from evodraft.params import SamplingParams
 from evodraft.session import Session
 from evodraft.target import Target
-from evodraft.testing import ScriptedDrafter, TableDecoder, TableLM
+from evodraft.testing import ScriptedController, ScriptedDrafter, TableDecoder, TableLM
 from evodraft.testing.tiny import tiny_model
-from evodraft.types import Request
+from evodraft.testing.trees import TreeDrafter
+from evodraft.types import Plan, Request
 from evodraft.verifiers import VERIFIERS
 
 LAW = torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64)  # never says 2
@@ -25,8 +26,8 @@ LAW = torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64)  # never says 2
 class _PoisonedAfterTwo(TableDecoder):
     """Logits after token 2 are NaN."""
 
-    def forward(self, token_ids, widths, slots, *, want_logits=True, taps=()):
-        output = super().forward(token_ids, widths, slots, want_logits=want_logits, taps=taps)
+    def forward(self, token_ids, widths, slots, **options):
+        output = super().forward(token_ids, widths, slots, **options)
         if output.logits is not None:
             output.logits[token_ids == 2] = torch.nan
         return output
@@ -97,6 +98,47 @@ def test_what_was_accepted_before_a_fault_stays(verifier: str) -> None:
     assert fast.output_ids == plain.output_ids == (1, 2)
     assert "the grammar is over" in str(fast.error)
     assert str(fast.error) == str(plain.error)
+
+
+@pytest.mark.parametrize("verifier", VERIFIERS)
+def test_nan_behind_a_sibling_is_never_seen(verifier: str) -> None:
+    """Both siblings are scored; only the row behind the accepted one is asked for."""
+    siblings = TreeDrafter(ScriptedDrafter(lambda tokens: [0.1, 0.3, 0.6], 3), lambda context, growth: [-1, -1, -1])
+    controller = ScriptedController([Plan(2, 3)])
+    engine = Engine(
+        Target(_PoisonedAfterTwo(TableLM(LAW.repeat(3, 1), 1))), VERIFIERS[verifier].build(None), siblings, controller
+    )
+    session = engine.submit(Request("r", (0,), SamplingParams(6, temperature=1.0), seed=3))
+    while engine.has_work:
+        engine.step()
+    assert session.error is None
+    assert session.num_tokens == 6
+    assert session.stats().num_accepted_tokens > 0
+
+
+def test_a_sibling_that_breaks_the_model_is_harmless_where_it_is_never_said() -> None:
+    """The tree is scored again along the accepted path, which then stands in the cache as a chain."""
+    model = tiny_model("llama", vocab_size=64, seed=0)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[50] = torch.nan
+    options = {"max_new_tokens": 20, "ignore_eos": True, "logit_bias": {50: -torch.inf}}
+    prompts = [[1, 2, 3], [4], [5, 6]]
+    plain = LLM.from_pretrained((model, None), drafter=None).generate(prompt_token_ids=prompts, **options)
+    texts = [[*prompt, *out.token_ids] for prompt, out in zip(prompts, plain, strict=True)]
+
+    def offer(tokens: tuple[int, ...]) -> list[float]:
+        """The token that breaks the model, and now and then the right one."""
+        right = next((text[len(tokens)] for text in texts if tuple(text[: len(tokens)]) == tokens != tuple(text)), 7)
+        return [0.5 if token_id == 50 else 0.4 if token_id == right else 0.001 for token_id in range(64)]
+
+    drafter = TreeDrafter(ScriptedDrafter(offer, 64), lambda context, growth: [-1, -1, 1, 1, 3][: growth.num_nodes])
+    controller = ScriptedController([Plan(3, 5), Plan(1, 2)])
+    llm = LLM.from_pretrained((model, None), drafter=drafter, controller=controller)
+    for _ in range(2):
+        fast = llm.generate(prompt_token_ids=prompts, **options)
+        assert [out.error for out in fast] == [None] * 3
+        assert [out.token_ids for out in fast] == [out.token_ids for out in plain]
+        assert all(out.stats.num_accepted_tokens > 3 for out in fast)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

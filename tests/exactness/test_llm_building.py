@@ -57,14 +57,14 @@ def plain(model: torch.nn.Module) -> list[tuple[int, ...]]:
     ("options", "message"),
     [
         ({"drafter": "ngrm"}, "unknown drafter 'ngrm'; did you mean 'ngram'?"),
-        ({"drafter": "eagle"}, "unknown drafter 'eagle'. Known: auto, model, ngram"),
+        ({"drafter": "medusa"}, "unknown drafter 'medusa'. Known: auto, eagle, model, ngram"),
         (
             {"drafter": {"name": "ngram", "max_ngrm": 3}},
             "unknown drafter 'ngram' option 'max_ngrm'; did you mean 'max_ngram'?",
         ),
         ({"controller": "confidnce"}, "unknown controller 'confidnce'; did you mean 'confidence'?"),
         ({"verifier": "couple"}, "unknown verifier 'couple'; did you mean 'coupled'?"),
-        ({"vocabulary": "evolving"}, "unknown vocabulary 'evolving'. Known: None"),
+        ({"vocabulary": "evolving"}, "unknown vocabulary 'evolving'. Known: static"),
         ({"preset": "onlinespec"}, "unknown preset 'onlinespec'. Known: none in this version"),
         ({"learners": ["parameters"]}, "unknown learner 'parameters'. Known: none in this version"),
         ({"learners": "parameters"}, "unknown learner 'parameters'. Known: none in this version"),

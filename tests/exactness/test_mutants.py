@@ -83,8 +83,8 @@ def test_softmax_as_q_for_an_argmax_draft() -> None:
 def test_softmax_as_q_for_an_argmax_draft_in_an_engine(monkeypatch) -> None:
     """A draw that takes the argmax and hands over the law all the same."""
 
-    def draw_argmax(stream, weights, keys):
-        return weights.argmax(dim=-1) if keys[0].purpose == "draft" else original(stream, weights, keys)
+    def draw_argmax(stream, weights, keys, ids=None):
+        return weights.argmax(dim=-1) if keys[0].purpose == "draft" else original(stream, weights, keys, ids)
 
     original = EnumeratingStream.draw
     monkeypatch.setattr(EnumeratingStream, "draw", draw_argmax)

@@ -22,8 +22,10 @@ from evodraft.testing import (
     outputs,
     run_all,
 )
+from evodraft.testing.slices import SlicedDrafter
 from evodraft.testing.tiny import tiny_model
-from evodraft.types import Request
+from evodraft.testing.trees import TreeDrafter, random_shape
+from evodraft.types import Plan, Request
 from evodraft.verifiers import VERIFIERS, RejectionVerifier
 
 VOCAB_SIZE = 4
@@ -80,6 +82,33 @@ def test_enumeration_in_float64(num_tokens, widths, law) -> None:
     assert set(law_of_engine) == set(wanted)
     for path, mass in wanted.items():
         assert float(law_of_engine[path]) == pytest.approx(mass, abs=1e-9)
+
+
+@pytest.mark.parametrize("law", [LawParams(temperature=1.0), LawParams(temperature=0.7, top_k=3)], ids=str)
+def test_trees_enumerated_in_float64(law) -> None:
+    """Of a model with a sliding window, by a drafter that grows from a slice; the second slot runs a chain."""
+    model = tiny_model("mistral", vocab_size=VOCAB_SIZE, seed=1, sliding_window=3).double()
+    target = Target(HfDecoder(model, num_slots=2, max_length=24))
+    drafter = TreeDrafter(SlicedDrafter(drafter_of(2, torch.float64), [0, 1, 3]), random_shape(7))
+    params = SamplingParams(3, law.temperature, law.top_p, law.top_k)
+    num_accepted = 0
+
+    def run(stream):
+        nonlocal num_accepted
+        engine = Engine(target, RejectionVerifier(), drafter, ScriptedController([Plan(2, 6)]), stream=stream)
+        items = [Request("a", PROMPTS[0], params, 0), Request("b", PROMPTS[1], SamplingParams(6), 1)]
+        first, second = outputs(engine, items)
+        num_accepted += engine.metrics.num_accepted_tokens
+        return first, second
+
+    law_of_engine = enumerate_outcomes(run, snap=False)
+    wanted = joint(model, PROMPTS[0], 3, law)
+    (greedy,) = joint(model, PROMPTS[1], 6, LawParams())
+    assert {second for _, second in law_of_engine} == {greedy}
+    assert {first for first, _ in law_of_engine} == set(wanted)
+    for (first, _), mass in law_of_engine.items():
+        assert float(mass) == pytest.approx(wanted[first], abs=1e-9)
+    assert num_accepted > 0
 
 
 def test_two_sequences_enumerated_in_float64() -> None:

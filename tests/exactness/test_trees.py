@@ -78,7 +78,7 @@ class TableLaws:
         return self.table.law([*self.prefix, *path])
 
 
-def emitted_law(table: TableLM, grow: Callable[[Growing], Draft], num_tokens: int, *, has_bonus: bool = True):
+def emitted_law(table: TableLM, grow: Callable[[Growing], Draft], num_tokens: int, *, has_ends: bool = False):
     """Law of the first `num_tokens` tokens: one tree, then plain decoding."""
 
     def run(stream: EnumeratingStream) -> tuple[int, ...]:
@@ -87,7 +87,8 @@ def emitted_law(table: TableLM, grow: Callable[[Growing], Draft], num_tokens: in
         tokens: list[int] = []
         while len(tokens) < num_tokens:
             prefix = [*PROMPT, *tokens]
-            scores = Scores(torch.empty(0), TableLaws(table, prefix), has_bonus or not draft.token_ids)
+            leaves = set(range(draft.num_tokens)).difference(draft.parents)
+            scores = Scores(torch.empty(0), TableLaws(table, prefix), frozenset(leaves if has_ends else ()))
             request = Request("a", PROMPT, SamplingParams(temperature=1.0), seed=0)
             tokens += VERIFIER.verify(Case(request, keys, len(prefix), draft, scores), stream).token_ids
             draft = Draft.chain([])
@@ -154,10 +155,10 @@ TREES = {
 }
 
 
-@pytest.mark.parametrize("has_bonus", [True, False])
+@pytest.mark.parametrize("has_ends", [False, True])
 @pytest.mark.parametrize("grow", TREES.values(), ids=TREES)
-def test_the_law_of_three_tokens_is_the_targets(grow, has_bonus) -> None:
-    assert emitted_law(TARGET, grow, 3, has_bonus=has_bonus) == TARGET.joint(PROMPT, 3)
+def test_the_law_of_three_tokens_is_the_targets(grow, has_ends) -> None:
+    assert emitted_law(TARGET, grow, 3, has_ends=has_ends) == TARGET.joint(PROMPT, 3)
 
 
 @pytest.mark.parametrize("with_replacement", [True, False])

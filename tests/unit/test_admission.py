@@ -71,3 +71,15 @@ def test_any_sequence_of_comings_and_goings(num_slots: int, cache_tokens: int, e
         else:
             assert given_slot is None
     assert reserved or admission.take(cache_tokens) == 0, "whoever fits alone runs when nobody else does"
+
+
+def test_slots_may_be_as_long_as_the_rows_in_use_allow() -> None:
+    admission = Admission(num_slots=3, cache_tokens=90)
+    assert admission.num_columns == 90
+    assert (admission.take(20), admission.take(30)) == (0, 1)
+    assert admission.num_columns == 45
+    admission.free(0)
+    assert admission.num_columns == 45  # the rectangle still has two rows
+    admission.free(1)
+    assert admission.num_columns == 90
+    assert Admission(num_slots=3).num_columns is None

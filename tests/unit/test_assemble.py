@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from evodraft.assemble import (
+    VOCABULARY_FILE,
     LoadedTarget,
     LoadOptions,
     PartSpecs,
+    TargetSource,
     build_engine,
     demo_folder,
     find_target,
@@ -22,11 +24,13 @@ from evodraft.assemble import (
 )
 from evodraft.config import EngineConfig
 from evodraft.controllers import ConfidenceController, FixedController
-from evodraft.drafters import ModelDrafter, NgramDrafter
+from evodraft.drafters import EagleDrafter, ModelDrafter, NgramDrafter
+from evodraft.drafters.eagle.files import save_head
 from evodraft.engine import Engine
 from evodraft.errors import CapacityError, ConfigError, UnknownOptionError, WeightsError
 from evodraft.params import SamplingParams
 from evodraft.testing import ScriptedDrafter, SwappingLearner
+from evodraft.testing.heads import tiny_head
 from evodraft.testing.pairs import tiny_pair
 from evodraft.testing.tiny import tiny_model
 from evodraft.types import Request
@@ -59,7 +63,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_models_that_are_loaded_are_taken_as_they_are() -> None:
     model, tokenizer = tiny_model("llama"), object()
-    assert load_target((model, tokenizer), LoadOptions()) == (model, tokenizer, None, ())
+    assert load_target((model, tokenizer), LoadOptions()) == LoadedTarget(model, tokenizer)
 
 
 def test_the_demo_comes_with_its_draft(bundle: Path) -> None:
@@ -70,6 +74,20 @@ def test_the_demo_comes_with_its_draft(bundle: Path) -> None:
     parts = PartSpecs()
     drafter = build_engine(loaded, parts, LoadOptions(), EngineConfig()).drafter
     assert isinstance(drafter, ModelDrafter), "auto takes the bundled draft"
+
+
+def test_the_demo_comes_with_its_heads(bundle: Path) -> None:
+    """Those whose folders are there; `auto` prefers the one for all texts to the draft model."""
+    assert dict(find_target("demo").bundled_heads) == {}
+    model = load_target("demo", LoadOptions(device="cpu")).model
+    for name in ("eagle_general", "eagle"):
+        save_head(tiny_head(model), bundle / name, target=model)
+        assert name in find_target("demo").bundled_heads
+    loaded = load_target("demo", LoadOptions(device="cpu"))
+    assert dict(loaded.bundled_heads) == {name: bundle / name for name in ("eagle", "eagle_general")}
+    engine = build_engine(loaded, PartSpecs(), LoadOptions(), EngineConfig())
+    assert isinstance(engine.drafter, EagleDrafter)
+    assert engine.target.taps == (0, 1, 2)
 
 
 def test_other_folders_have_none(bundle: Path) -> None:
@@ -83,11 +101,20 @@ def test_hub_ids_have_registered_drafts_and_folders_have_none(
     name = "Qwen/Qwen2.5-7B-Instruct"
     assert [draft.name for draft in find_target(name).registered_drafts] == ["Qwen/Qwen2.5-0.5B-Instruct"]
     assert find_target("owner/unheard-of").registered_drafts == ()
-    assert find_target("demo") == (str(bundle / "target"), bundle / "draft", ())
+    assert find_target("demo") == TargetSource(str(bundle / "target"), bundle / "draft")
     (tmp_path / "Qwen").mkdir()
     (bundle / "target").rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    assert find_target(name) == (name, None, ()), "a folder of that name is a folder"
+    assert find_target(name) == TargetSource(name), "a folder of that name is a folder"
+
+
+def test_the_demos_vocabulary_is_found_where_it_lies_beside_the_target(bundle: Path) -> None:
+    (bundle / VOCABULARY_FILE).write_text("[40, 7]")
+    options = LoadOptions(device="cpu")
+    loaded = load_target("demo", options)
+    assert loaded.bundled_vocabulary == bundle / VOCABULARY_FILE
+    drafter: Any = build_engine(loaded, PartSpecs("model", vocabulary="static"), options, EngineConfig()).drafter
+    assert set(drafter.head.ids.tolist()) == {40, 7, *loaded.eos_token_ids}
 
 
 def test_a_target_from_a_hub_drafts_with_what_is_registered(downloaded: Callable[..., Path]) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from evodraft.drafters.base import DraftStep
+from evodraft.drafters.base import DraftStep, Grown, Growth, Place
 from evodraft.drafting import DraftRound
-from evodraft.errors import CapacityError
+from evodraft.errors import CapacityError, ConfigError
 from evodraft.params import SamplingParams
-from evodraft.sampling import HashedStream, NoiseKey
+from evodraft.sampling import HashedStream, NoiseKey, exponential_noise
 from evodraft.session import Session
 from evodraft.testing import ScriptedController, ScriptedDrafter, SignalController
-from evodraft.types import Plan, Request, Versions
+from evodraft.testing.slices import SlicedDrafter
+from evodraft.types import ROOT, Plan, Request, Signals, Versions
 from evodraft.verifiers import CoupledVerifier, RejectionVerifier
 
 LAW = [0.5, 0.25, 0.25]
@@ -32,8 +33,8 @@ def nobody(session: Session, error: CapacityError) -> None:
 def draw(script, sessions, widths, *, controller=None, verifier=None, stream=None, give_up=nobody):
     drafter = script if hasattr(script, "step") else ScriptedDrafter(script, vocab_size=3)
     controller = controller or ScriptedController([9])
-    round_ = DraftRound(drafter, controller, verifier or RejectionVerifier(), stream or HashedStream(), give_up)
-    return round_.draw(sessions, [Plan(width) for width in widths]), drafter
+    round_ = DraftRound(drafter, controller, verifier or RejectionVerifier(), stream or HashedStream(), give_up, 3)
+    return round_.draw(sessions, [width if isinstance(width, Plan) else Plan(width) for width in widths]), drafter
 
 
 class Recording(HashedStream):
@@ -41,9 +42,9 @@ class Recording(HashedStream):
         super().__init__()
         object.__setattr__(self, "log", [])
 
-    def draw(self, weights: torch.Tensor, keys: list[NoiseKey]) -> torch.Tensor:
+    def draw(self, weights: torch.Tensor, keys: list[NoiseKey], ids=None) -> torch.Tensor:
         self.log.append((weights.clone(), list(keys)))
-        return super().draw(weights, keys)
+        return super().draw(weights, keys, ids)
 
 
 def test_each_row_is_drafted_to_its_own_width() -> None:
@@ -195,3 +196,184 @@ def test_who_does_not_fit_into_memory_is_given_up_and_what_is_drawn_stays(most, 
     assert drafts[0].token_ids == expected[0].token_ids[: drafts[0].num_tokens]
     keys = [key for _, keys in stream.log for key in keys]
     assert len(keys) == len(set(keys))
+
+
+# --- slices -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verifier", [RejectionVerifier(), CoupledVerifier()])
+def test_a_slice_is_drawn_with_the_noise_of_its_ids_and_told_as_a_whole_law(verifier) -> None:
+    sliced = SlicedDrafter(ScriptedDrafter(lambda context: LAW, 3), [0, 2])
+    stream = Recording()
+    drafts, _ = draw(sliced, [session(0), session(1)], [4, 2], verifier=verifier, stream=stream)
+    for row, draft in enumerate(drafts):
+        for node, law in enumerate(draft.q):
+            assert law.tolist() == pytest.approx([2 / 3, 0.0, 1 / 3])
+            noise = exponential_noise([stream.log[node][1][row]], 3)[0]
+            assert draft.token_ids[node] == int((noise / law).argmin())
+
+
+def test_signals_of_a_slice_are_those_of_its_columns() -> None:
+    sliced = SlicedDrafter(ScriptedDrafter(lambda context: LAW, 3), [1, 2])
+    (draft,), _ = draw(sliced, [session()], [3], controller=SignalController(lambda signals: True, width=3))
+    assert [noted.probability for noted in draft.signals] == pytest.approx([0.5] * 3)
+    assert {noted.top1 for noted in draft.signals} == {0.5}
+
+
+def test_a_greedy_slice_has_no_law() -> None:
+    sliced = SlicedDrafter(ScriptedDrafter(lambda context: LAW, 3), [1, 2])
+    (draft,), _ = draw(sliced, [session(temperature=0.0)], [2])
+    assert (draft.token_ids, draft.q) == ((1, 1), None)
+
+
+# --- growing ------------------------------------------------------------------------------------------------------
+
+SURE = Signals(0.1, 0.9, 0.8, 0.9)
+
+
+class Growing(ScriptedDrafter):
+    """Grows what it is told, and notes what it was asked."""
+
+    def __init__(self, *grown: Grown) -> None:
+        super().__init__(lambda context: LAW, 3)
+        self.grown = grown
+        self.asked = []
+
+    def grow(self, rows, growths, rank, want_signals):
+        self.asked.append(([row.slot for row in rows], list(growths), rank, want_signals))
+        return list(self.grown[: len(rows)])
+
+
+def chain(*token_ids: int, signals=()) -> Grown:
+    return Grown(token_ids, tuple(range(ROOT, len(token_ids) - 1)), tuple(signals))
+
+
+def test_greedy_chains_and_all_trees_are_grown_and_the_others_drawn() -> None:
+    drafter = Growing(chain(1, 2), Grown((0, 1), (ROOT, ROOT)), Grown((2, 0, 1), (ROOT, 0, 0)))
+    sessions = [session(0, temperature=0.0), session(1), session(2), session(3, temperature=0.0), session(4)]
+    drafts, _ = draw(drafter, sessions, [2, 3, Plan(2, 5), Plan(3, 7), 0])
+    ((slots, growths, rank, want_signals),) = drafter.asked
+    assert (slots, growths) == ([0, 2, 3], [Growth(2, 2), Growth(2, 5), Growth(3, 7)])
+    assert rank is not None
+    assert not want_signals
+    assert [draft.token_ids for draft in drafts if draft.q is None] == [(1, 2), (0, 1), (2, 0, 1), ()]
+    assert [draft.parents for draft in drafts] == [(-1, 0), (-1, 0, 1), (-1, -1), (-1, 0, 0), ()]
+    assert drafts[1].q.shape == (3, 3)
+
+
+def test_greedy_rows_alone_are_ranked_by_the_drafter_itself() -> None:
+    drafter = Growing(chain(1), chain(2))
+    draw(drafter, [session(0, temperature=0.0), session(1, temperature=0.0)], [1, Plan(1, 4)])
+    assert drafter.asked[0][2] is None
+
+
+def test_who_may_not_draft_is_not_grown() -> None:
+    drafter = Growing()
+    never = SignalController(lambda signals: False, width=4)
+    drafts, _ = draw(drafter, [session(temperature=0.0)], [4], controller=never)
+    assert (drafts[0].num_tokens, drafter.asked) == (0, [])
+    drafts, _ = draw(Growing(), [session()], [0])
+    assert drafts[0].num_tokens == 0
+
+
+def test_the_controller_cuts_a_grown_chain_with_the_signals_of_the_tokens_before() -> None:
+    asked = []
+    noted = [SURE._replace(probability=value) for value in (0.9, 0.2, 0.8)]
+
+    def rule(signals) -> bool:
+        asked.append(list(signals))
+        return not signals or signals[-1].probability > 0.5
+
+    drafter = Growing(chain(1, 0, 2, signals=noted))
+    (draft,), _ = draw(drafter, [session(temperature=0.0)], [3], controller=SignalController(rule, width=3))
+    assert draft.token_ids == (1, 0)
+    assert draft.signals == tuple(noted[:2])
+    assert asked == [[], noted[:1], noted[:2]]
+    assert drafter.asked[0][3]
+
+
+def test_a_short_chain_ends_there() -> None:
+    drafts, drafter = draw(
+        Growing(chain(1), chain()), [session(0, temperature=0.0), session(1, temperature=0.0)], [4, 4]
+    )
+    assert [draft.token_ids for draft in drafts] == [(1,), ()]
+    assert drafter.contexts == []
+
+
+def test_nothing_stands_below_a_token_that_ends_the_request() -> None:
+    grown = Grown((1, 0, 2, 1, 2, 0), (ROOT, ROOT, 0, 1, 3, 2), (SURE,) * 6)
+    options = {"stop": [1], "temperature": 0.0}
+    (draft,), _ = draw(Growing(grown), [session(**options)], [Plan(3, 6)])
+    assert (draft.token_ids, draft.parents) == ((1, 0, 1), (ROOT, ROOT, 1))
+    assert len(draft.signals) == 3
+    (draft,), _ = draw(Growing(grown), [session(**options, min_new_tokens=1)], [Plan(3, 6)])
+    assert (draft.token_ids, draft.parents) == ((1, 0, 2, 1, 0), (ROOT, ROOT, 0, 1, 2))
+    (draft,), _ = draw(Growing(chain(0, 1, 2)), [session(**options)], [3])
+    assert draft.token_ids == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("grown", "plan"),
+    [
+        (chain(1, 1, 1), 2),
+        (chain(1, 1, 1), Plan(2, 9)),
+        (Grown((0, 1, 2, 0), (ROOT, ROOT, ROOT, 0)), Plan(2, 3)),
+        (Grown((0, 1), (ROOT, ROOT)), 2),
+    ],
+)
+def test_what_is_grown_beyond_the_plan_is_refused(grown, plan) -> None:
+    with pytest.raises(ConfigError, match=r"grew \d tokens of depth .* repair the drafter"):
+        draw(Growing(grown), [session(temperature=0.0)], [plan])
+
+
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_who_does_not_fit_while_growing_is_given_up(most) -> None:
+    class CrowdedGrowth(Growing):
+        def grow(self, rows, growths, rank, want_signals):
+            if len(rows) > most:
+                raise CapacityError("full")
+            return super().grow(rows, growths, rank, want_signals)
+
+    given_up = []
+    sessions = [session(slot, temperature=0.0) for slot in range(3)]
+    drafter = CrowdedGrowth(chain(1, 2), Grown((0, 1), (ROOT, ROOT)))
+    drafts, _ = draw(drafter, sessions, [2, Plan(2, 4), 2], give_up=lambda one, _: given_up.append(one))
+    assert given_up == sessions[most:][::-1]
+    assert [draft.num_tokens for draft in drafts] == [2 * (row < most) for row in range(3)]
+
+
+class Asking(Growing):
+    """Ranks rows of given logits."""
+
+    def __init__(self, logits: torch.Tensor, ids: torch.Tensor | None, places: list[Place]) -> None:
+        super().__init__(*[chain()] * 9)
+        self.question = (logits, ids, places)
+
+    def grow(self, rows, growths, rank, want_signals):
+        self.weights = rank(*self.question)
+        return super().grow(rows, growths, rank, want_signals)
+
+
+LOGITS = torch.tensor([[2.0, 1.0, -torch.inf], [0.0, 3.0, 1.0], [1.0, 1.5, 0.0]])
+
+
+def test_children_are_ranked_by_the_law_that_verification_uses() -> None:
+    """Greedy ones by the raw law: the one-hot law ranks nobody but the first."""
+    drafter = Asking(LOGITS, None, [Place(0, 0), Place(1, 1), Place(2, 0)])
+    sessions = [session(0, temperature=0.5), session(1, temperature=0.0), session(2, top_k=2)]
+    draw(drafter, sessions, [Plan(2, 4)] * 3)
+    wanted = [(LOGITS[0] * 2).softmax(-1), LOGITS[1].softmax(-1), torch.tensor([1.0, 1.5, -torch.inf]).softmax(-1)]
+    assert torch.allclose(drafter.weights.exp(), torch.stack(wanted))
+    assert drafter.weights[0, 2] == -torch.inf
+
+
+@pytest.mark.parametrize("ids", [None, torch.tensor([1, 4, 7])])
+def test_coupled_children_are_ranked_with_the_noise_of_their_position(ids) -> None:
+    drafter = Asking(LOGITS, ids, [Place(1, 2), Place(0, 0), Place(0, 1)])
+    sessions = [session(0, temperature=0.0), session(1)]
+    draw(drafter, sessions, [Plan(2, 4)] * 2, verifier=CoupledVerifier())
+    words = None if ids is None else ids.to(torch.int32)
+    noise = exponential_noise([sessions[1].keys.coupled(2 + 2)], 3, ids=words)[0]
+    assert torch.allclose(drafter.weights[0], LOGITS[0].log_softmax(-1) - noise.log())
+    assert torch.allclose(drafter.weights[1:], LOGITS[1:].log_softmax(-1))
+    assert int(drafter.weights[0].argmax()) == int((noise / LOGITS[0].softmax(-1)).argmin())

@@ -13,6 +13,7 @@ import torch
 from evodraft.config import EngineConfig
 from evodraft.controllers import FixedConfig, FixedController
 from evodraft.drafters import ModelDrafter
+from evodraft.drafters.base import Growth
 from evodraft.engine import Engine
 from evodraft.errors import CapacityError, PromptError, SamplingError
 from evodraft.params import SamplingParams
@@ -21,6 +22,7 @@ from evodraft.session import Session
 from evodraft.target import Target
 from evodraft.testing import ScriptedController, TableDecoder, TableLM, enumerate_outcomes, outputs, run_all
 from evodraft.testing.tiny import tiny_model
+from evodraft.testing.trees import TreeDrafter
 from evodraft.types import Request
 from evodraft.verifiers import CoupledVerifier, RejectionVerifier
 
@@ -96,6 +98,26 @@ def test_the_rectangle_of_the_caches_stays_within(cache_tokens: int, verifier: A
     assert starts == sorted(starts), "first come first served"
     assert [session.output_ids for session in sessions] == [alone(item, verifier) for item in items]
     assert all(0 < decoder.rectangle <= cache_tokens for decoder in decoders)
+
+
+@pytest.mark.parametrize(("cache_tokens", "max_length"), [(50, 64), (64, 64), (100, 40), (None, 30)])
+def test_trees_stay_within_the_rectangle_too(cache_tokens: int | None, max_length: int) -> None:
+    """They take what is free beside what the requests themselves may come to need."""
+    decoder = Measured(TABLE, 4, max_length)
+    drafter = TreeDrafter(ModelDrafter(TableDecoder(DRAFT), 4), lambda context, growth: _caterpillar(growth))
+    controller = FixedController(FixedConfig(num_draft_tokens=3, num_nodes=24))
+    config = EngineConfig(max_batch=4)
+    engine = Engine(Target(decoder), CoupledVerifier(), drafter, controller, config=config, cache_tokens=cache_tokens)
+    items = [request(f"r{i}", (i % 4,) * (1 + 7 * i % 11), 5 + 13 * i % 17) for i in range(8)]
+    assert outputs(engine, items) == tuple(alone(item) for item in items)
+    assert 0 < decoder.rectangle <= (cache_tokens or 4 * max_length)
+    assert engine.metrics.num_draft_tokens > 4 * engine.metrics.num_drafts, "trees were cut to chains"
+
+
+def _caterpillar(growth: Growth) -> list[int]:
+    """Four children below each first child, as many as may be."""
+    parents = [-1, -1, -1, -1, *(parent for parent in (0, 4) for _ in range(4))] if growth.depth > 2 else [-1] * 4
+    return parents[: growth.num_nodes]
 
 
 def test_a_long_request_runs_alone_and_nobody_overtakes_it() -> None:

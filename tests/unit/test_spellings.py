@@ -35,7 +35,13 @@ MODEL = object()
         ({"prompt_lookup_max": 5}, Parts({"name": "ngram", "max_ngram": 5, "min_ngram": 5})),
         ({"prompt_lookup_min": 2}, Parts({"name": "ngram", "max_ngram": 2, "min_ngram": 2})),
         ({"prompt_lookup_min": 2, "prompt_lookup_max": 5}, Parts({"name": "ngram", "max_ngram": 5, "min_ngram": 2})),
-        ({"method": "eagle", "model": "a/b"}, Parts({"name": "eagle", "model": "a/b"})),
+        ({"method": "eagle", "model": "a/b"}, Parts({"name": "eagle", "head": "a/b"})),
+        (
+            {"method": "eagle3", "model": "a/b", "num_speculative_tokens": 3},
+            Parts({"name": "eagle", "head": "a/b"}, "fixed:3"),
+        ),
+        ({"method": "eagle3"}, Parts({"name": "eagle"})),
+        ({"method": "medusa", "model": "a/b"}, Parts({"name": "medusa", "model": "a/b"})),
         (dict.fromkeys(VLLM_KEYS), Parts({"name": "ngram"})),
     ],
 )
@@ -166,13 +172,12 @@ def test_two_places_are_one_too_many(arguments: tuple[Any, ...], message: str) -
 
 
 def test_parts_that_this_version_lacks() -> None:
-    refuse_missing_parts(None, None, [])
-    refuse_missing_parts(None, None, [object()])
+    refuse_missing_parts(None, [])
+    refuse_missing_parts(None, [object()])
     for arguments, message in [
-        (("static", None, ()), "unknown vocabulary 'static'"),
-        ((None, "all", ()), "unknown preset 'all'. Known: none in this version"),
-        ((None, None, [object(), "ensemble"]), "unknown learner 'ensemble'"),
-        ((None, None, "ensemble"), "unknown learner 'ensemble'"),
+        (("all", ()), "unknown preset 'all'. Known: none in this version"),
+        ((None, [object(), "ensemble"]), "unknown learner 'ensemble'"),
+        ((None, "ensemble"), "unknown learner 'ensemble'"),
     ]:
         with pytest.raises(UnknownOptionError, match=message):
             refuse_missing_parts(*arguments)

@@ -65,7 +65,7 @@ def test_scores_of_a_ragged_batch_are_those_of_each_row_alone() -> None:
     drafts = [Draft.chain([0, 1]), Draft.chain([]), Draft.chain([3, 2, 1])]
     for item, draft, scored in zip(rows, drafts, target.score(rows, drafts), strict=True):
         assert isinstance(scored.asked.laws, EagerLaws)
-        assert scored.scores.has_bonus
+        assert not scored.scores.ends
         assert scored.scores.logits.shape == (draft.num_tokens + 1, 4)
         for node in range(ROOT, draft.num_tokens):
             context = [*item.token_ids, *draft.token_ids[: node + 1]]
@@ -95,15 +95,15 @@ def test_nothing_is_scored_after_a_stop_token(ending) -> None:
     target = Target(TableDecoder(TABLE))
     item = session(0, (1,), stop_token_ids=frozenset({2}))
     (scored,) = target.score([item], [Draft.chain([0, ending])])
-    assert scored.scores.has_bonus is (ending != 2)
-    assert scored.scores.logits.shape[0] == (2 if ending == 2 else 3)
+    assert scored.scores.ends == ({1} if ending == 2 else set())
+    assert scored.scores.logits.shape[0] == 3
 
 
 def test_a_stop_token_before_the_minimum_has_a_next_one() -> None:
     target = Target(TableDecoder(TABLE))
     item = session(0, (1,), stop_token_ids=frozenset({2}), min_new_tokens=2)
     (scored,) = target.score([item], [Draft.chain([0, 2])])
-    assert scored.scores.has_bonus
+    assert not scored.scores.ends
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -137,7 +137,7 @@ def test_a_stop_token_may_be_followed_by_anything() -> None:
     item = session(0, (1,), stop_token_ids=frozenset({3}))
     (scored,) = target.score([item], [Draft.chain([2, 3])])
     assert scored.scores.laws.at(0, [2]).isfinite().all()
-    assert not scored.scores.has_bonus
+    assert scored.scores.ends == {1}
 
 
 @pytest.mark.parametrize(("vocab_size", "wanted"), [(None, 4), (3, 3), (9, 4)])
@@ -159,3 +159,56 @@ def test_keep_and_release() -> None:
     assert target.decoder.length(2) == 3
     target.release(2)
     assert target.decoder.length(2) == 0
+
+
+# --- trees --------------------------------------------------------------------------------------------------------
+
+TREE = Draft((0, 3, 1, 2, 2), (ROOT, ROOT, 0, 1, 2), None)
+
+
+def test_a_tree_beside_a_chain_and_nothing() -> None:
+    """Every node follows its own path, whatever stands before it in the row."""
+    target = Target(TableDecoder(TABLE), taps=[0])
+    rows = [session(0, (1, 2)), session(1, (2,)), session(2, (3, 3, 0))]
+    prefilled(target, rows[0], rows[2])
+    drafts = [TREE, Draft.chain([1, 0]), Draft.chain([])]
+    scored = target.score(rows, drafts)
+    for item, draft, result in zip(rows, drafts, scored, strict=True):
+        assert result.is_tree is (draft is TREE)
+        for node in range(ROOT, draft.num_tokens):
+            path = [draft.token_ids[step] for step in draft.path_to(node)]
+            law = TABLE.law([*item.token_ids, *path])
+            assert torch.allclose(result.scores.logits[node + 1], law.log())
+            assert torch.equal(result.taps[0][node + 1], law.float())
+    along = scored[0].taps_of((1, 3))[0]
+    assert torch.equal(along, scored[0].taps[0][[0, 2, 4]])
+    assert scored[1].taps_of((0,))[0].shape == (2, 4)
+
+
+@pytest.mark.parametrize("path", [(), (0,), (1,), (1, 3), (0, 2), (0, 2, 4)])
+def test_only_the_accepted_path_stays_in_the_cache(path) -> None:
+    decoder = TableDecoder(TABLE)
+    target, item = Target(decoder), session(2, (1, 2))
+    prefilled(target, item)
+    (scored,) = target.score([item], [TREE])
+    target.follow(item, scored, path)
+    assert decoder._tokens[2] == [1, 2, *(TREE.token_ids[node] for node in path)]
+    item.token_ids += [*(TREE.token_ids[node] for node in path), 3]
+    target.keep(item)
+    assert decoder.length(2) == item.num_cached
+
+
+def test_following_a_chain_leaves_the_cache_alone() -> None:
+    target, item = Target(TableDecoder(TABLE)), session(0, (1,))
+    (scored,) = target.score([item], [Draft.chain([0, 1])])
+    target.follow(item, scored, (0,))
+    assert target.decoder.length(0) == 3
+
+
+def test_leaves_of_a_tree_that_end_the_text() -> None:
+    item = session(0, (1,), stop_token_ids=frozenset({2}), min_new_tokens=2)
+    (scored,) = Target(TableDecoder(TABLE)).score([item], [TREE])
+    assert scored.scores.ends == {4}
+    item = session(0, (1,), stop_token_ids=frozenset({2, 3}))
+    (scored,) = Target(TableDecoder(TABLE)).score([item], [TREE])
+    assert scored.scores.ends == {1, 3, 4}

@@ -127,7 +127,8 @@ class Method:
         runtimes = [runtime for runtime in map(runtime_of, decoders) if runtime is not None]
         return Memory(
             weights_bytes=_weights_bytes([runtime.model for runtime in runtimes])
-            + sum(runtime.copied_bytes for runtime in runtimes),
+            + sum(runtime.copied_bytes for runtime in runtimes)
+            + getattr(self.engine.drafter, "copied_bytes", 0),
             cache_bytes=sum(getattr(decoder, "cache_bytes", 0) for decoder in decoders),
             learner_bytes=sum(getattr(learner, "memory_bytes", 0) for learner in self.engine.learners),
         )
@@ -177,12 +178,13 @@ def parts_of(options: Mapping[str, object], verifier: object) -> PartSpecs:
         if name not in OPTIONS:
             raise UnknownOptionError("method option", name, OPTIONS)
     learners: Any = options.get("learners", ())
-    refuse_missing_parts(options.get("vocabulary"), options.get("preset"), learners)
+    refuse_missing_parts(options.get("preset"), learners)
     return PartSpecs(
         drafter=options.get("drafter", "auto"),
         controller=options.get("controller", "auto"),
         verifier=options.get("verifier", verifier),
         learners=tuple(learners),
+        vocabulary=options.get("vocabulary"),
     )
 
 

@@ -24,6 +24,7 @@ def chat(
     drafter: options.Drafter = "auto",
     controller: options.Controller = "auto",
     verifier: options.Verifier = "auto",
+    vocabulary: options.Vocabulary = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     runtime: options.Runtime = "auto",
@@ -41,11 +42,12 @@ def chat(
 ) -> None:
     """Talk to a model. Every line is a turn; /help lists what else can be typed."""
     params = SamplingParams(max_new_tokens, temperature, top_p, top_k, min_p, stop=stop or (), seed=seed)
-    parts = {"drafter": drafter, "controller": controller, "verifier": verifier, "max_batch": 1}
+    parts = {"drafter": drafter, "controller": controller, "verifier": verifier, "vocabulary": vocabulary}
     how = {"dtype": dtype, "device": device, "runtime": runtime, "numerics": numerics}
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    conversation = Conversation(load_llm(model, **parts, **how, **where), params, speculative, is_interactive)
+    llm = load_llm(model, max_batch=1, **parts, **how, **where)
+    conversation = Conversation(llm, params, speculative, is_interactive)
     for line in _typed() if is_interactive else _piped():
         conversation.hear(line)
         if conversation.is_over:

@@ -32,6 +32,7 @@ def generate(
     drafter: options.Drafter = "auto",
     controller: options.Controller = "auto",
     verifier: options.Verifier = "auto",
+    vocabulary: options.Vocabulary = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     runtime: options.Runtime = "auto",
@@ -54,10 +55,10 @@ def generate(
     """Continue a prompt: the text to standard output, its figures to standard error."""
     params = SamplingParams(max_new_tokens, temperature, top_p, top_k, min_p, stop=stop or (), seed=seed, n=n)
     text = _text(prompt)
-    parts = {"drafter": drafter, "controller": controller, "verifier": verifier, "max_batch": min(n, _MAX_BATCH)}
+    parts = {"drafter": drafter, "controller": controller, "verifier": verifier, "vocabulary": vocabulary}
     how = {"dtype": dtype, "device": device, "runtime": runtime, "numerics": numerics}
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
-    llm = load_llm(model, **parts, **how, **where)
+    llm = load_llm(model, max_batch=min(n, _MAX_BATCH), **parts, **how, **where)
     assert llm.tokenizer is not None  # a model that is named is loaded with its tokenizer
     token_ids = llm.chat_token_ids([{"role": "user", "content": text}]) if chat else encoded(llm.tokenizer, text)
     is_streamed = stream and n == 1 and not as_json

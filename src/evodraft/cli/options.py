@@ -16,6 +16,9 @@ Model = Annotated[str, typer.Option("--model", "-m", help="demo, a folder, or a 
 Drafter = Annotated[str, typer.Option(help="auto, model, model:PATH, ngram.", rich_help_panel=_PARTS)]
 Controller = Annotated[str, typer.Option(help="auto, fixed:5, confidence, ...", rich_help_panel=_PARTS)]
 Verifier = Annotated[str, typer.Option(help="auto, rejection, coupled.", rich_help_panel=_PARTS)]
+Vocabulary = Annotated[
+    str | None, typer.Option(help="Ids to draft among: static, static:FILE; default: all.", rich_help_panel=_PARTS)
+]
 Dtype = Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16, float16.", rich_help_panel=_PARTS)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=_PARTS)]
 Runtime = Annotated[

@@ -8,7 +8,7 @@ import typer
 
 
 def train(context: typer.Context) -> None:
-    """Make a tokenizer, a target, a draft, a bundle; see `evodraft train --help`."""
+    """Make a tokenizer, a target, a draft, a head, a vocabulary, a bundle; see `evodraft train --help`."""
     from evodraft.training.__main__ import build_app
 
     exit_code: Any = build_app()(

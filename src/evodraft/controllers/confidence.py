@@ -18,7 +18,7 @@ import numpy as np
 
 from evodraft.config import check_range
 from evodraft.errors import ConfigError
-from evodraft.types import Plan
+from evodraft.types import ROOT, Plan
 
 if TYPE_CHECKING:
     from evodraft.controllers.base import Progress
@@ -114,10 +114,12 @@ class ConfidenceController:
         state = self._states.get(feedback.request_id)
         if state is None or not self.config.adapt or not feedback.draft.signals:
             return
-        num_accepted = feedback.verdict.num_accepted
-        for position, signals in enumerate(feedback.draft.signals[: num_accepted + 1]):
+        path, draft = feedback.verdict.path, feedback.draft
+        rejected = draft.children(path[-1] if path else ROOT)[:1]  # the first that was tried below the path
+        for node in (*path, *rejected):
+            signals = draft.signals[node]
             if signals is not None:
-                state.seen.add(signals.probability, position < num_accepted)
+                state.seen.add(signals.probability, node not in rejected)
         best = state.seen.threshold()
         state.threshold = state.threshold if best is None else best
 

@@ -1,4 +1,4 @@
-"""The same number of draft tokens in every round. Knows nothing about the text."""
+"""The same number of draft tokens in every round, or the same budget of tree nodes. Knows nothing about the text."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evodraft.config import check_range
+from evodraft.errors import ConfigError
 from evodraft.types import Plan
 
 if TYPE_CHECKING:
@@ -19,9 +20,18 @@ class FixedConfig:
     """Options of the fixed controller."""
 
     num_draft_tokens: int = 5  # 0 = plain decoding; 3 to 8 suits most pairs
+    num_nodes: int | None = None  # more than num_draft_tokens: a tree of that depth, from drafters that can grow one
 
     def __post_init__(self) -> None:
         check_range(self, "num_draft_tokens", 0, 64)
+        if self.num_nodes is None:
+            return
+        check_range(self, "num_nodes", 1, 256)
+        if self.num_nodes < self.num_draft_tokens:
+            raise ConfigError(
+                f"num_nodes={self.num_nodes} is below num_draft_tokens={self.num_draft_tokens}, the depth of the tree; "
+                "raise num_nodes, or leave it out for a chain"
+            )
 
 
 class FixedController:
@@ -30,7 +40,7 @@ class FixedController:
     needs_signals = False
 
     def __init__(self, config: FixedConfig = FixedConfig()) -> None:
-        self._plan = Plan(width=config.num_draft_tokens)
+        self._plan = Plan(config.num_draft_tokens, config.num_nodes)
 
     def start(self, request_id: str) -> None:
         """Nothing to keep."""

@@ -2,6 +2,9 @@
 
 A drafter returns raw logits, or token ids where it chooses without a law. It never draws and never truncates: the
 engine makes q with the one `to_law` and draws with keyed noise (X1, X3). It does not know targets or verifiers.
+
+A drafter may also have a method `grow` (see `Grow`): it then returns a whole chain or tree of tokens chosen without a
+law in one call.
 """
 
 from __future__ import annotations
@@ -9,16 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from evodraft.errors import ConfigError
 from evodraft.runtime.choose import RuntimeOptions
+from evodraft.runtime.trees import HELD, checked_parents, depths
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from evodraft.drafters.vocabulary import Vocabulary
     from evodraft.target import Chunk
-    from evodraft.types import Update, Versions
+    from evodraft.types import Signals, Update, Versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +47,13 @@ class DrafterContext:
     vocab_size: int  # columns of the target's laws
     device: torch.device
     dtype: torch.dtype
+    target: torch.nn.Module | None = None  # for drafters that share its weights or read its hidden states
     bundled_draft: Path | None = None  # a draft model that ships with the target
+    bundled_heads: Mapping[str, Path] = field(default_factory=dict)  # heads that do, by the names of their folders
     registered_drafts: tuple[RegisteredDraft, ...] = ()  # published ones, the preferred first
     trust_remote_code: bool = False
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    vocabulary: Vocabulary | None = None  # the token ids that may be drafted; None = all
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +93,12 @@ class DraftRow:
 
 @dataclass(frozen=True, slots=True)
 class DraftStep:
-    """What a drafter offers for the next position of each row; exactly one of the two fields is given."""
+    """What a drafter offers for the next position of each row: `logits`, or `token_ids`."""
 
-    logits: torch.Tensor | None = None  # [rows, vocab of the target] raw; impossible ids at -inf
+    logits: torch.Tensor | None = None  # [rows, columns] raw; impossible ids at -inf
     token_ids: tuple[int | None, ...] | None = None  # [rows] chosen without a law; None = nothing to offer
+    ids: torch.Tensor | None = None  # [columns] int64, ascending, distinct: what each column of `logits` stands for;
+    # None = column is id, and there are as many as the target has
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +108,79 @@ class CommittedRow:
     slot: int
     num_confirmed: int  # leading tokens of (committed + drafted) that still stand; the target's own token follows
     taps: Mapping[int, torch.Tensor]  # layer -> [confirmed this round + 1, hidden], the root first
+
+
+class Growth(NamedTuple):
+    """How far one row may be grown."""
+
+    depth: int  # tokens on one path at most
+    num_nodes: int  # tokens at most; equal to `depth`: a chain is enough
+
+
+class Place(NamedTuple):
+    """Where in the batch a node stands whose children are ranked."""
+
+    row: int  # index into the `rows` that are grown
+    depth: int  # tokens drafted on the way to it, itself included; 0 = the last committed token
+
+
+Rank = Callable[["torch.Tensor", "torch.Tensor | None", Sequence[Place]], "torch.Tensor"]
+"""Raw logits [nodes, columns], the token id of each column [columns] int64 (None = column is id), the places of the
+nodes [nodes] -> float32 log-weights [nodes, columns] by which their children are ranked: log of the very law that
+verification will use, plus the noise of the position where the verifier shares it (X15). -inf: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """A chain or tree of tokens that were chosen without a law.
+
+    Raises ConfigError for what is no tree, and for siblings that are equal.
+
+    >>> Grown(token_ids=(5, 7, 5), parents=(-1, -1, 1)).num_tokens
+    3
+    """
+
+    token_ids: tuple[int, ...]  # [nodes]
+    parents: tuple[int, ...]  # [nodes] as in Draft: ROOT or an earlier node; siblings in the order of trial
+    signals: tuple[Signals | None, ...] = ()  # [nodes], or empty
+
+    def __post_init__(self) -> None:
+        if self.is_chain:
+            return
+        checked_parents([self.parents], [self.num_tokens])
+        if len(set(zip(self.parents, self.token_ids, strict=True))) < self.num_tokens:
+            raise ConfigError(
+                f"a drafter grew equal siblings: token ids {self.token_ids} with parents {self.parents}; a token "
+                "stands only once below a node; repair the drafter"
+            )
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether every token follows the one before."""
+        return self.parents == tuple(range(HELD, len(self.token_ids) - 1))
+
+    @property
+    def depth(self) -> int:
+        """Tokens on the longest path."""
+        return max(depths(self.parents), default=-1) + 1
+
+
+class Grow(Protocol):
+    """What a drafter's `grow` is called with; optional, looked up once."""
+
+    def __call__(
+        self, rows: Sequence[DraftRow], growths: Sequence[Growth], rank: Rank | None, want_signals: bool
+    ) -> list[Grown]:
+        """Chooses a chain or tree for each row, within its growth. Catches up first, as `step` does.
+
+        Without `rank` all rows are greedy: children are ranked by the raw logits. Leaves `drafted` alone; the tokens
+        that stand come with `commit`.
+        """
+        ...
 
 
 class Drafter(Protocol):

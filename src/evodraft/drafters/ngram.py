@@ -35,7 +35,12 @@ class NgramConfig:
 
 
 def plan_ngram_drafter(config: NgramConfig, context: DrafterContext) -> DrafterPlan:
-    """Needs nothing of the target and no cache."""
+    """Needs nothing of the target and no cache. Raises ConfigError for a vocabulary, which would do nothing."""
+    if context.vocabulary is not None:
+        raise ConfigError(
+            f"a vocabulary ({context.vocabulary.source}) was named and the drafter is 'ngram', which has no output "
+            "matrix; leave vocabulary out, or name a drafter that has one"
+        )
     return DrafterPlan(0, lambda num_slots, max_length, cache_tokens: NgramDrafter(config))
 
 

@@ -118,7 +118,7 @@ def _memory(
 ) -> MemoryReport | None:
     """None if one of them cannot be decoded at all. Raises CapacityError for what does not fit."""
     draft = drafting.draft
-    if target.facts is None or (draft is not None and draft.facts is None):
+    if target.facts is None or (draft is not None and draft.report.cache_bytes_per_token is None):
         return None
     weight_bytes = target.report.weight_bytes + (draft.report.weight_bytes if draft else 0)
     weight_bytes += copied_bytes + drafting.copied_bytes
@@ -128,7 +128,7 @@ def _memory(
             f"the weights take {weight_bytes / 2**30:.1f} GiB and {machine.device} has {limit / 2**30:.1f} GiB; take a "
             "smaller dtype, a smaller model, or another device"
         )
-    draft_bytes_per_token = draft.facts.bytes_per_token if draft and draft.facts else 0
+    draft_bytes_per_token = (draft.report.cache_bytes_per_token or 0) if draft else 0
     facts = replace(target.facts, device=device)
     plan = plan_cache(facts, draft_bytes_per_token, config, pending_bytes=weight_bytes)
     needed = weight_bytes + plan.cache_bytes

@@ -13,11 +13,13 @@ import torch
 
 from evodraft.config import NoOptions, parse_part
 from evodraft.drafters import DRAFTERS
-from evodraft.drafters.auto import RUNNABLE_METHODS, Candidate, auto_candidates, check_is_no_folder
+from evodraft.drafters.auto import Candidate, auto_candidates, check_is_no_folder, not_taken
+from evodraft.drafters.eagle.config import EagleConfig, source_of
 from evodraft.drafters.model import ModelConfig
 from evodraft.drafters.ngram import NgramConfig
 from evodraft.drafters.pairing import check_same_tokens
 from evodraft.errors import ConfigError, ModelError, ModelMismatchError
+from evodraft.inspection.head import bytes_per_step, read_head
 from evodraft.inspection.model import Blueprint, read_model
 from evodraft.inspection.report import Choice, DrafterReport, PassedOver
 from evodraft.inspection.runtime import foretold
@@ -64,7 +66,23 @@ def read_drafter(spec: str | None, target: InspectedTarget) -> DrafterFindings:
         return DrafterFindings(DrafterReport(spec, "ngram", "you asked for it; it copies from the text so far"))
     if isinstance(config, ModelConfig):
         return _named_model(spec, config, target)
-    raise ConfigError(f"drafter={spec!r} cannot be inspected before it is loaded; pass auto, model, ngram or None")
+    if isinstance(config, EagleConfig):
+        is_bundled = config.head is None
+        why = "you asked for the head that comes with the target" if is_bundled else "you asked for it"
+        return _head(DrafterReport(spec, "eagle", why, revision=config.revision), config, target)
+    raise ConfigError(
+        f"drafter={spec!r} cannot be inspected before it is loaded; pass auto, eagle, model, ngram or None"
+    )
+
+
+def _head(report: DrafterReport, config: EagleConfig, target: InspectedTarget) -> DrafterFindings:
+    source = source_of(config, target.source.bundled_heads)
+    dtype: torch.dtype = getattr(torch, target.blueprint.report.dtype)
+    head = read_head(source, config.revision, target.blueprint, dtype, check_target=config.check_target)
+    cost_ratio = bytes_per_step(head.model, target.blueprint) / target.blueprint.report.weight_bytes
+    tokens = Choice("same", "a head reads and says the target's own token ids")
+    full = _with_costs(replace(report, model=head.report), cost_ratio, None if head.problems else tokens)
+    return DrafterFindings(full, head, head.problems, (*head.warnings, *_size_warnings(full, head)))
 
 
 def _named_model(spec: str, config: ModelConfig, target: InspectedTarget) -> DrafterFindings:
@@ -82,16 +100,14 @@ def _named_model(spec: str, config: ModelConfig, target: InspectedTarget) -> Dra
 def _auto(spec: str, target: InspectedTarget) -> DrafterFindings:
     """The first candidate that can be had, and what was refused before it."""
     registered = target.source.registered_drafts
-    candidates = iter(auto_candidates(target.source.bundled_draft, registered))
+    candidates = iter(auto_candidates(target.source.bundled_draft, registered, target.source.bundled_heads))
     refused: list[PassedOver] = []
     found = _considered(spec, next(candidates), target)
     while isinstance(found, PassedOver):
         refused.append(found)
         found = _considered(spec, next(candidates), target)
     unknown = [
-        PassedOver(draft.name, draft.method, f"this version has no drafter for method {draft.method!r}")
-        for draft in registered
-        if draft.method not in RUNNABLE_METHODS
+        PassedOver(draft.name, draft.method, why) for draft in registered if (why := not_taken(draft)) is not None
     ]
     warnings = tuple(f"the registered draft {draft.name} is passed over: {draft.why}" for draft in refused)
     report = replace(found.report, passed_over=(*unknown, *refused))
@@ -103,27 +119,34 @@ def _considered(spec: str, candidate: Candidate, target: InspectedTarget) -> Dra
     if isinstance(config, NgramConfig):
         return DrafterFindings(DrafterReport(spec, candidate.drafter, candidate.why))
     if registered is None:
-        draft = _read(str(config.model), None, target)
-        return _fitted(DrafterReport(spec, candidate.drafter, candidate.why, draft.report), draft, target)
+        return _read_and_fitted(DrafterReport(spec, candidate.drafter, candidate.why), config, target)
     target = target._replace(options=replace(target.options, trust_remote_code=False))  # as `auto` loads it
-    try:
-        check_is_no_folder(registered)
-        draft = _read(registered.name, registered.revision, target)
-    except ModelError as error:
-        return PassedOver(registered.name, registered.method, str(error))
     report = DrafterReport(
         spec,
         candidate.drafter,
         candidate.why,
-        draft.report,
+        None,
         registered.revision,
         registered.license,
         registered.is_verified,
     )
-    found = _fitted(report, draft, target)
-    if found.problems:
+    try:
+        check_is_no_folder(registered)
+        found = _read_and_fitted(report, config, target)
+    except ModelError as error:
+        return PassedOver(registered.name, registered.method, str(error))
+    if found.problems or found.draft is None:
         return PassedOver(registered.name, registered.method, found.problems[0])
-    return found._replace(warnings=(*_registry_warnings(registered, draft), *found.warnings))
+    return found._replace(warnings=(*_registry_warnings(registered, found.draft), *found.warnings))
+
+
+def _read_and_fitted(
+    report: DrafterReport, config: EagleConfig | ModelConfig, target: InspectedTarget
+) -> DrafterFindings:
+    if isinstance(config, EagleConfig):
+        return _head(report, config, target)
+    draft = _read(str(config.model), config.revision, target)
+    return _fitted(replace(report, model=draft.report), draft, target)
 
 
 def _read(name: str, revision: str | None, target: InspectedTarget) -> Blueprint:
@@ -135,21 +158,24 @@ def _read(name: str, revision: str | None, target: InspectedTarget) -> Blueprint
 def _fitted(report: DrafterReport, draft: Blueprint, target: InspectedTarget) -> DrafterFindings:
     """The report with costs and tokens compared."""
     cost_ratio = draft.report.weight_bytes / target.blueprint.report.weight_bytes
-    best = best_case(ASSUMED_ACCEPTANCE, cost_ratio)
     tokens = _compare_tokens(report, draft, target)
     runtime = _runtime(draft, target)
-    full = replace(
+    full = replace(_with_costs(report, cost_ratio, tokens), runtime=runtime.choice)
+    problems = draft.problems + ((tokens.why,) if tokens.name == "different" else ()) + runtime.problems
+    warnings = (*draft.warnings, *_fit_warnings(full, draft, target))
+    return DrafterFindings(full, draft, problems, warnings, runtime.copied_bytes)
+
+
+def _with_costs(report: DrafterReport, cost_ratio: float, tokens: Choice | None) -> DrafterReport:
+    best = best_case(ASSUMED_ACCEPTANCE, cost_ratio)
+    return replace(
         report,
         tokens=tokens,
         cost_ratio=cost_ratio,
         assumed_acceptance=ASSUMED_ACCEPTANCE,
         best_speed_up=best.speed_up,
         best_num_draft_tokens=best.num_draft_tokens,
-        runtime=runtime.choice,
     )
-    problems = draft.problems + ((tokens.why,) if tokens.name == "different" else ()) + runtime.problems
-    warnings = (*draft.warnings, *_fit_warnings(full, draft, target))
-    return DrafterFindings(full, draft, problems, warnings, runtime.copied_bytes)
 
 
 def _runtime(draft: Blueprint, target: InspectedTarget) -> RuntimeFindings:
@@ -178,7 +204,7 @@ def _tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> PreT
     return load_tokenizer(name, revision=revision, trust_remote_code=trust_remote_code, local_files_only=True)
 
 
-def _fit_warnings(report: DrafterReport, draft: Blueprint, target: InspectedTarget) -> Iterator[str]:
+def _size_warnings(report: DrafterReport, draft: Blueprint) -> Iterator[str]:
     name = draft.report.name
     if report.best_speed_up is not None and report.best_speed_up <= LEAST_SPEED_UP:
         yield (
@@ -186,6 +212,10 @@ def _fit_warnings(report: DrafterReport, draft: Blueprint, target: InspectedTarg
             f"goes with bytes, {ASSUMED_ACCEPTANCE:.0%} of accepted tokens give {report.best_speed_up:.2f}x at best; "
             "take a smaller one, or drafter='ngram'"
         )
+
+
+def _fit_warnings(report: DrafterReport, draft: Blueprint, target: InspectedTarget) -> Iterator[str]:
+    yield from _size_warnings(report, draft)
     context, whole = draft.report.context_length, target.blueprint.report.context_length
     if context is not None and (whole is None or context < whole):
         yield (
@@ -197,9 +227,5 @@ def _registry_warnings(registered: RegisteredDraft, draft: Blueprint) -> Iterato
     if draft.report.num_file_bytes is None:
         size = draft.report.weight_bytes / 2**30
         yield f"the draft {registered.name} is not in the local cache; about {size:.1f} GiB will be downloaded"
-    if registered.license == "unknown":
-        yield f"the registry does not know the licence of {registered.name}; read its model card"
-    if registered.revision == "main":
-        yield f"{registered.name} is not pinned to a commit; what 'main' names can change"
     if registered.note:
         yield f"{registered.name}: {registered.note}"

@@ -70,11 +70,14 @@ class EagerLayer:
         buffers: KeyValues,  # whole, as SlotCache has them
         inputs: PassTensors,
         first_row: int | None,
+        beside: torch.Tensor | None = None,  # [batch, width, hidden], the second input of a layer that has one
     ) -> torch.Tensor:  # [batch, width, hidden]
         """`first_row` is set if the pass's rows are first_row, first_row + 1, ...: then they are read in place."""
         layer = self._layer
-        attended = self._attention(self._normed(hidden, layer.attention_norm), buffers, inputs, first_row)
-        hidden = hidden + self._normed(attended, layer.attention_out_norm)
+        normed = self._normed(hidden, layer.attention_norm)
+        states = normed if beside is None else torch.cat([self._normed(beside, layer.beside_norm), normed], dim=-1)
+        attended = self._attention(states, buffers, inputs, first_row)
+        hidden = (normed if layer.is_residual_normed else hidden) + self._normed(attended, layer.attention_out_norm)
         return hidden + self._normed(self._mlp(self._normed(hidden, layer.mlp_norm)), layer.mlp_out_norm)
 
     def _attention(

@@ -83,9 +83,10 @@ class EagerStep:
         first: int,
         last: int,
         taps: Collection[int],
+        beside: torch.Tensor | None = None,  # [batch, width, hidden]: what layers of two inputs read too
     ) -> LayersOutput:
         buffers = self.buffers(cache, step, first, last)
-        return self.run(hidden, self.prepare(step), buffers, step.first_slot, first, taps)
+        return self.run(hidden, self.prepare(step), buffers, step.first_slot, first, taps, beside)
 
     def norm(
         self,
@@ -135,11 +136,12 @@ class EagerStep:
         first_row: int | None,
         first: int,
         taps: Collection[int],
+        beside: torch.Tensor | None = None,  # [batch, width, hidden]
     ) -> LayersOutput:
         """The layers for which there are buffers. No step of it waits for the device or depends on what it holds."""
         kept: dict[int, torch.Tensor] = {}
         for number, layer_buffers in enumerate(buffers, start=first):
-            hidden = self._layers[number](hidden, layer_buffers, inputs, first_row)
+            hidden = self._layers[number](hidden, layer_buffers, inputs, first_row, beside)
             if number + 1 in taps:
                 kept[number + 1] = hidden
         return LayersOutput(hidden, kept)

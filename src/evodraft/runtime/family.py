@@ -52,6 +52,8 @@ class LayerWeights:
     mlp_out_norm: torch.Tensor | None = None  # [hidden], on what the MLP returns, before the residual
     query_norm: torch.Tensor | None = None  # [head_dim]: each head by itself; [heads * head_dim]: all as one
     key_norm: torch.Tensor | None = None  # [head_dim] or [kv_heads * head_dim]
+    beside_norm: torch.Tensor | None = None  # [hidden], on a second input that attention reads before the first
+    is_residual_normed: bool = False  # what attention is added to went through `attention_norm` too
     window: int | None = None  # position p sees p - window + 1 .. p
 
 
@@ -141,7 +143,8 @@ def read_family(model: torch.nn.Module, facts: ModelFacts) -> FamilyWeights:
 # ---- one reader per layout -----------------------------------------------------------------------------------
 
 
-def _llama(layer: Any) -> LayerWeights:
+def llama_layer(layer: Any) -> LayerWeights:
+    """Weights of a module that is laid out as a Llama layer."""
     return replace(
         _separate(layer),
         attention_norm=layer.input_layernorm.weight.detach(),
@@ -151,7 +154,7 @@ def _llama(layer: Any) -> LayerWeights:
 
 def _qwen3(layer: Any) -> LayerWeights:
     query_norm, key_norm = _head_norms(layer.self_attn)
-    return replace(_llama(layer), query_norm=query_norm, key_norm=key_norm)
+    return replace(llama_layer(layer), query_norm=query_norm, key_norm=key_norm)
 
 
 def _olmo2(layer: Any) -> LayerWeights:
@@ -199,11 +202,11 @@ def _phi3(layer: Any) -> LayerWeights:
 
 
 _READERS: Final[Mapping[str, Callable[[Any], LayerWeights]]] = {
-    "llama": _llama,
-    "mistral": _llama,
+    "llama": llama_layer,
+    "mistral": llama_layer,
     "olmo2": _olmo2,
     "phi3": _phi3,
-    "qwen2": _llama,
+    "qwen2": llama_layer,
     "qwen3": _qwen3,
 }
 """Model type -> what its layers look like."""
@@ -228,7 +231,7 @@ def _read(model: Any, facts: ModelFacts, reader: Callable[[Any], LayerWeights]) 
         layers=tuple(replace(reader(layer), window=window) for layer, window in zip(layers, windows, strict=True)),
         final_norm=inner.norm.weight.detach(),
         head=_matrix(model.lm_head),
-        rotary=_rotary(inner.rotary_emb),
+        rotary=read_rotary(inner.rotary_emb),
     )
 
 
@@ -257,7 +260,8 @@ def _only(what: str, found: set[Number]) -> Number:
     return found.pop()
 
 
-def _rotary(module: Any) -> Rotary:
+def read_rotary(module: Any) -> Rotary:
+    """Tables for a rotary module. Raises UnsupportedModelError if its frequencies change with the text's length."""
     if module.rope_type not in _FIXED_ROPE:
         raise _refused(
             f"rope type {module.rope_type!r} may change its frequencies with the length of the text; "

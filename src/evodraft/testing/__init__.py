@@ -24,7 +24,9 @@ from evodraft.testing.fit import chi_square_p_value
 from evodraft.testing.harness import CountingClock, outputs, run_all, table_engine
 from evodraft.testing.learners import SwappingLearner
 from evodraft.testing.reference import coupled_tokens, plain_law, product_law
+from evodraft.testing.slices import SlicedDrafter
 from evodraft.testing.table import TableDecoder, TableLM
+from evodraft.testing.trees import TreeDrafter, random_shape
 
 __all__ = [
     "CountingClock",
@@ -33,9 +35,11 @@ __all__ = [
     "ScriptedController",
     "ScriptedDrafter",
     "SignalController",
+    "SlicedDrafter",
     "SwappingLearner",
     "TableDecoder",
     "TableLM",
+    "TreeDrafter",
     "as_fraction",
     "check_controller",
     "check_decoder",
@@ -48,6 +52,7 @@ __all__ = [
     "outputs",
     "plain_law",
     "product_law",
+    "random_shape",
     "run_all",
     "table_engine",
 ]

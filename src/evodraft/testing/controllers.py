@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ScriptedController:
-    """Plans the given widths in turn, for every request from the start; the last one stays.
+    """Plans the given widths in turn, for every request from the start; the last one stays. A Plan stands for itself.
 
     `log` holds what the engine told it: ("start" | "observe" | "finish", request id).
 
@@ -28,8 +28,8 @@ class ScriptedController:
 
     needs_signals = False
 
-    def __init__(self, widths: Sequence[int]) -> None:
-        self.widths = tuple(widths)
+    def __init__(self, widths: Sequence[int | Plan]) -> None:
+        self.plans = tuple(width if isinstance(width, Plan) else Plan(width) for width in widths)
         self.log: list[tuple[str, str]] = []
         self._num_plans: dict[str, int] = {}
 
@@ -40,7 +40,7 @@ class ScriptedController:
     def plan(self, request_id: str) -> Plan:
         number = self._num_plans[request_id]
         self._num_plans[request_id] += 1
-        return Plan(width=self.widths[min(number, len(self.widths) - 1)])
+        return self.plans[min(number, len(self.plans) - 1)]
 
     def more(self, rows: Sequence[Progress]) -> list[bool]:
         return [row.num_drawn < row.plan.width for row in rows]

@@ -43,8 +43,11 @@ class EnumeratingStream:
     probability: Fraction = Fraction(1)
     used_keys: set[NoiseKey] = field(default_factory=set)
 
-    def draw(self, weights: torch.Tensor, keys: Sequence[NoiseKey]) -> torch.Tensor:
+    def draw(self, weights: torch.Tensor, keys: Sequence[NoiseKey], ids: torch.Tensor | None = None) -> torch.Tensor:
         return torch.tensor([self._draw_row(row, key) for row, key in zip(weights, keys, strict=True)])
+
+    def noise(self, keys: Sequence[NoiseKey], like: torch.Tensor, ids: torch.Tensor | None = None) -> torch.Tensor:
+        raise ReusedKeyError(f"noise that draft and target share ({keys[0]}) cannot be enumerated")
 
     def accept(self, p: float, q: float, key: NoiseKey) -> bool:
         self._use(key)

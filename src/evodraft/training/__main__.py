@@ -1,4 +1,4 @@
-"""Commands that make a bundle from a corpus: `evodraft train tokenizer|target|draft|bundle|answer|measure`.
+"""Commands that make a bundle from a corpus: `evodraft train tokenizer|target|draft|head|bundle|...`.
 
 Every path is an option. Knows how the recipes fit together; does not know how any of them works.
 """
@@ -30,6 +30,7 @@ from evodraft.training.data import BatchSampler, build_streams, hash_streams, sa
 from evodraft.training.draft import DraftRecipe, distil, slice_draft
 from evodraft.training.evaluate import distinct_share, domain_losses, position_losses, stream_losses
 from evodraft.training.generation import greedy_continuations, sampled_continuations
+from evodraft.training.head_command import make_answers, make_head
 from evodraft.training.llama import Shape
 from evodraft.training.measure import (
     EVALUATION_CONTEXT,
@@ -46,6 +47,7 @@ from evodraft.training.progress import ProgressReport
 from evodraft.training.provenance import HeldOut, Provenance, describe_machine, describe_run
 from evodraft.training.target import Phase, TargetRecipe, TargetTrainer
 from evodraft.training.tokenizer import VOCABULARY_SIZE, load_tokenizer, save_tokenizer, special_ids, train_tokenizer
+from evodraft.training.vocabulary_command import make_vocabulary
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -70,6 +72,9 @@ def build_app() -> typer.Typer:
     app.command("tokenizer")(make_tokenizer)
     app.command("target")(make_target)
     app.command("draft")(make_draft)
+    app.command("generate")(make_answers)
+    app.command("head")(make_head)
+    app.command("vocabulary")(make_vocabulary)
     app.command("bundle")(make_bundle)
     app.command("answer")(answer_prompts)
     app.command("measure")(measure_bundle)

@@ -11,8 +11,9 @@ import torch
 from transformers import GenerationConfig
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaForCausalLM, PreTrainedModel
 
+    from evodraft.training.answers import Answer
     from evodraft.training.draft import Generate
 
 
@@ -52,8 +53,44 @@ def greedy_continuations(
     return outputs
 
 
+def batch_answers(model: PreTrainedModel, max_new_tokens: int, seed: int) -> Answer:
+    """An `Answer` over the whole vocabulary that ends at the model's own stop ids.
+
+    Draws depend on the seed and the prompts; the process's random state is left alone.
+    """
+    stop_ids = _stop_ids(model)
+
+    def answer(prompts: list[list[int]], temperature: float) -> list[list[int]]:
+        width = max(len(prompt) for prompt in prompts)
+        ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
+        blanks = torch.tensor([[width - len(prompt)] for prompt in prompts], device=model.device)
+        mask = (torch.arange(width, device=model.device) >= blanks).long()
+        drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        config = GenerationConfig(
+            max_new_tokens=max_new_tokens, eos_token_id=stop_ids, pad_token_id=0, **(drawn if temperature else {})
+        )
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed + int(ids.sum()))
+            rows = _generate(model, ids, mask, config)[:, width:].tolist()
+        return [_until_stop(row, stop_ids) for row in rows]
+
+    return answer
+
+
+def _stop_ids(model: PreTrainedModel) -> list[int]:
+    settings: Any = model.generation_config
+    found = settings.eos_token_id
+    if found is None:
+        return [int(model.config.get_text_config(decoder=True).vocab_size)]  # None would fall back to the model's
+    return [found] if isinstance(found, int) else list(found)
+
+
+def _until_stop(row: list[int], stop_ids: list[int]) -> list[int]:
+    return next((row[: place + 1] for place, token in enumerate(row) if token in stop_ids), row)
+
+
 def _generate(
-    model: LlamaForCausalLM, prompts: torch.Tensor, mask: torch.Tensor, config: GenerationConfig
+    model: PreTrainedModel, prompts: torch.Tensor, mask: torch.Tensor, config: GenerationConfig
 ) -> torch.Tensor:
     untyped: Any = model  # the mixin's self type excludes every concrete model
     return cast("torch.Tensor", untyped.generate(prompts, attention_mask=mask, generation_config=config))

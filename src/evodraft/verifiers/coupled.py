@@ -30,14 +30,13 @@ class CoupledVerifier:
         token_ids: list[int] = []
         while True:
             node = path[-1] if path else ROOT
-            children = case.draft.children(node)
-            if node != ROOT and not case.scores.has_bonus and not children:
+            if node in case.scores.ends:
                 return Verdict(tuple(path), tuple(token_ids))
             p = case.scores.laws.at(node, token_ids)
             key = case.keys.coupled(case.position + len(token_ids))
             token_id = int(stream.draw(p[None], [key])[0])
             token_ids.append(token_id)
-            matching = [child for child in children if case.draft.token_ids[child] == token_id]
+            matching = [child for child in case.draft.children(node) if case.draft.token_ids[child] == token_id]
             if not matching:
                 return Verdict(tuple(path), tuple(token_ids))
             path.append(matching[0])

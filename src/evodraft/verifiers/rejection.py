@@ -34,18 +34,18 @@ class RejectionVerifier:
         num_fallbacks = 0
         while True:
             node = path[-1] if path else ROOT
-            if node != ROOT and not case.scores.has_bonus and not draft.children(node):
+            if node in case.scores.ends:
                 return Verdict(tuple(path), tuple(token_ids), num_fallbacks)
-            weights = case.scores.laws.at(node, token_ids)  # p, later what rejected siblings left of it
+            weights, total = case.scores.laws.at(node, token_ids), 1.0  # p, later what rejected siblings left of it
             for child in draft.children(node):
                 token_id = draft.token_ids[child]
-                total = float(weights.sum())
                 q_of_token = 1.0 if draft.q is None else float(draft.q[child, token_id])
                 if stream.accept(float(weights[token_id]), total * q_of_token, case.keys.next("accept")):
                     path.append(child)
                     token_ids.append(token_id)
                     break
                 weights, is_fallback = residual(weights, total * _law_of_node(draft, child, weights))
+                total = float(weights.sum())
                 num_fallbacks += is_fallback
             else:
                 drawn = stream.draw(weights[None], [case.keys.next("recover")])

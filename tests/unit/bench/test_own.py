@@ -8,6 +8,7 @@ from evodraft.assemble import LoadedTarget, LoadOptions
 from evodraft.bench.contestants import Ask
 from evodraft.bench.own import Method, Stage
 from evodraft.config import EngineConfig
+from evodraft.drafters.vocabulary import Vocabulary
 from evodraft.errors import BenchError, UnknownOptionError
 from evodraft.testing.pairs import tiny_pair
 from evodraft.testing.tiny import tiny_model
@@ -130,6 +131,13 @@ def test_what_fails_while_it_warms_up_leaves_nothing_behind() -> None:
     assert contestant.generate(asks(1)).answers[0].token_ids == before
 
 
+def test_a_slice_of_the_draft_counts_as_a_copy() -> None:
+    draft = {"name": "model", "model": PAIR.draft}
+    ids = Vocabulary((3, 30, 256), "test")
+    whole, sliced = (method(draft, vocabulary=part).memory().weights_bytes for part in (None, ids))
+    assert sliced - whole == 3 * PAIR.draft.config.hidden_size * 4
+
+
 def test_memory_counts_target_and_draft() -> None:
     plain, drafting = method(None), method({"name": "model", "model": PAIR.draft})
     size = sum(parameter.nbytes for parameter in PAIR.target.parameters())
@@ -171,7 +179,7 @@ def test_copies_of_weights_that_a_runtime_makes_are_counted() -> None:
         ({"drafter": "ngrm"}, "unknown drafter 'ngrm'"),
         ({"runtime": "eeger"}, "unknown runtime 'eeger'; did you mean 'eager'"),
         ({"numerics": "slow"}, "unknown numerics mode 'slow'"),
-        ({"vocabulary": "static"}, "unknown vocabulary"),
+        ({"vocabulary": "sttic"}, "unknown vocabulary 'sttic'; did you mean 'static'"),
         ({"learners": ["parameters"]}, "unknown learner"),
     ],
 )

@@ -142,7 +142,7 @@ def test_parts_and_places_are_the_librarys(command, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(LLM, "from_pretrained", load)
     flags = "--drafter ngram --controller fixed:2 --verifier coupled --dtype float32 --device cpu --revision main"
-    flags += " --runtime eager --numerics fast"
+    flags += " --runtime eager --numerics fast --vocabulary static:map.pt"
     ended = command("generate", "hi", "--model", "owner/name", *flags.split(), "--trust-remote-code", "--n", "99")
     assert ended.one_line == "WeightsError: enough"
     [(model, options)] = taken
@@ -150,7 +150,7 @@ def test_parts_and_places_are_the_librarys(command, monkeypatch: pytest.MonkeyPa
     assert options == {
         **{"drafter": "ngram", "controller": "fixed:2", "verifier": "coupled", "dtype": "float32", "device": "cpu"},
         **{"revision": "main", "trust_remote_code": True, "max_batch": 8},
-        **{"runtime": "eager", "numerics": "fast"},
+        **{"runtime": "eager", "numerics": "fast", "vocabulary": "static:map.pt"},
     }
 
 
@@ -225,3 +225,19 @@ def test_every_runtime_says_the_same(command, model_folder, runtime: str) -> Non
     )
     ended = command(*asked, "--runtime", runtime)
     assert (ended.code, ended.out) == (0, command(*asked).out)
+
+
+def test_a_vocabulary_is_named_like_any_part(command, model_folder: str, llm: LLM, tmp_path) -> None:
+    path = tmp_path / "map.json"
+    path.write_text("[7, 8]")
+    draft = ("--drafter", f"model:{model_folder}", "--max-new-tokens", "9", "--json")
+    ended = command("generate", CYCLE, "-m", model_folder, *draft, "--vocabulary", f"static:{path}")
+    document = json.loads(ended.out)
+    assert document["token_ids"] == list(llm.generate(CYCLE, max_new_tokens=9).token_ids)
+    assert document["stats"]["acceptance_rate"] < 1.0, "the draft is the target, but may say three ids only"
+    assert json.loads(command("generate", CYCLE, "-m", model_folder, *draft).out)["stats"]["acceptance_rate"] == 1.0
+    ended = command("generate", CYCLE, "-m", model_folder, *draft, "--vocabulary", "static")
+    assert (ended.code, ended.one_line.split(";")[0]) == (
+        2,
+        "ConfigError: vocabulary 'static' needs a token map and this target has none bundled",
+    )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from evodraft.controllers import ConfidenceConfig, ConfidenceController, Progress, confidence
 from evodraft.controllers.confidence import Observations, best_threshold
 from evodraft.errors import ConfigError
-from evodraft.types import Commit, Draft, Feedback, Plan, Signals, Timings, Verdict
+from evodraft.types import ROOT, Commit, Draft, Feedback, Plan, Signals, Timings, Verdict
 
 
 def signals(probability: float) -> Signals:
@@ -161,3 +161,18 @@ def test_a_threshold_stays_when_what_it_came_from_is_forgotten() -> None:
         controller.observe(feedback([0.5], 1))
     assert goes_on(controller, 0.5)
     assert not goes_on(controller, 0.49)
+
+
+@pytest.mark.parametrize(
+    ("path", "matched", "failed"),
+    [((), [], [0.9]), ((1,), [0.8], [0.4]), ((1, 3), [0.8, 0.4], []), ((0,), [0.9], [0.5])],
+)
+def test_of_a_tree_the_path_and_the_first_sibling_below_it_are_seen(monkeypatch, path, matched, failed) -> None:
+    seen = []
+    monkeypatch.setattr(Observations, "add", lambda self, probability, is_match: seen.append((probability, is_match)))
+    noted = tuple(signals(value) for value in (0.9, 0.8, 0.5, 0.4, 0.3))
+    draft = Draft((1, 2, 3, 4, 5), (ROOT, ROOT, 0, 1, 1), None, noted)
+    verdict = Verdict(path, (0,) * (len(path) + 1))
+    controller = started()
+    controller.observe(Feedback("a", "off", draft, verdict, Commit(verdict.token_ids, len(path)), False, Timings()))
+    assert seen == [*((value, True) for value in matched), *((value, False) for value in failed)]

@@ -19,6 +19,7 @@ def test_conforms(name) -> None:
     [
         lambda: FixedController(FixedConfig(num_draft_tokens=0)),
         lambda: FixedController(FixedConfig(num_draft_tokens=64)),
+        lambda: FixedController(FixedConfig(num_draft_tokens=3, num_nodes=8)),
         lambda: ConfidenceController(ConfidenceConfig(threshold=0.0)),
         lambda: ConfidenceController(ConfidenceConfig(threshold=1.0, max_draft_tokens=1)),
         lambda: ConfidenceController(ConfidenceConfig(threshold=0.7, adapt=False)),

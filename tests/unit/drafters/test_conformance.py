@@ -14,7 +14,8 @@ TABLE = TableLM.random(4, order=3, seed=1)
 
 
 def test_every_name_has_a_maker_here() -> None:
-    assert set(DRAFTERS) - {"auto"} <= set(TABLE_DRAFTERS)
+    """But for heads, which feed on hidden states that no table has: their tests are in eagle/."""
+    assert set(DRAFTERS) - {"auto", "eagle"} <= set(TABLE_DRAFTERS)
 
 
 @pytest.mark.parametrize("name", list(TABLE_DRAFTERS))

@@ -7,7 +7,9 @@ import torch
 
 from evodraft.drafters import ModelConfig, ModelDrafter, plan_model_drafter
 from evodraft.drafters.base import CommittedRow, DrafterContext, DraftRow
-from evodraft.errors import ConfigError, ModelMismatchError, WeightsError
+from evodraft.drafters.vocabulary import Vocabulary
+from evodraft.errors import ConfigError, ModelMismatchError, UnsupportedModelError, WeightsError
+from evodraft.runtime.choose import RuntimeOptions
 from evodraft.target import Chunk
 from evodraft.testing import TableDecoder, TableLM
 from evodraft.testing.tiny import tiny_model
@@ -15,6 +17,7 @@ from evodraft.testing.tokenizers import byte_tokenizer
 from evodraft.types import Update, Versions
 
 TABLE = TableLM.random(3, order=2, seed=1)
+SLICE = Vocabulary((1, 4, 5, 17, 30, 31), "test")
 
 
 def context(**changes) -> DrafterContext:
@@ -103,3 +106,69 @@ def test_a_plan_from_a_path(tmp_path) -> None:
 def test_nothing_named_and_nothing_bundled() -> None:
     with pytest.raises(ConfigError, match="write drafter='model:PATH-OR-HUB-ID'"):
         plan_model_drafter(ModelConfig(), context())
+
+
+# --- a part of the vocabulary -------------------------------------------------------------------------------------
+
+
+def planned(model: torch.nn.Module, vocabulary: Vocabulary | None = SLICE, runtime: str = "auto") -> ModelDrafter:
+    plan = plan_model_drafter(ModelConfig(model), context(vocabulary=vocabulary, runtime=RuntimeOptions(runtime)))
+    return plan.make(2, 40, None)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma", "gpt2", "phi3"])
+def test_a_slice_offers_what_the_whole_head_says_of_its_ids(family: str) -> None:
+    model = tiny_model(family, vocab_size=32)
+    whole, sliced = planned(model, None), planned(model)
+    chunks = [Chunk(0, 0, (1, 2, 3, 4), {}), Chunk(1, 0, (9,), {})]
+    rows = [DraftRow(0, [1, 2, 3, 4, 5]), DraftRow(1, [9, 8, 7])]  # ragged: one token is missing, and two
+    for drafter in (whole, sliced):
+        drafter.admit(chunks)
+    for drawn in ((17, 4), (5, 30)):
+        expected, offered = whole.step(rows), sliced.step(rows)
+        assert expected.ids is None
+        assert offered.ids.tolist() == list(SLICE.ids)
+        torch.testing.assert_close(offered.logits, expected.logits[:, list(SLICE.ids)])
+        for row, token_id in zip(rows, drawn, strict=True):
+            row.drafted.append(token_id)
+    assert (whole.copied_bytes, sliced.copied_bytes) == (0, 6 * model.config.hidden_size * 4)
+
+
+def test_ids_that_the_draft_lacks_are_left_out() -> None:
+    drafter = planned(tiny_model("llama", vocab_size=20))
+    assert drafter.step([DraftRow(0, [31, 2])]).ids.tolist() == [1, 4, 5, 17]
+
+
+def test_weights_written_in_place_reach_the_slice() -> None:
+    model = tiny_model("llama", vocab_size=32)
+    drafter, rows = planned(model), [DraftRow(0, [1, 2, 3])]
+    before = drafter.step(rows).logits
+    with torch.no_grad():
+        model.lm_head.weight.mul_(-1.0)
+    torch.testing.assert_close(drafter.step(rows).logits, -before)
+
+
+class Wrapped(torch.nn.Module):
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.inner(hidden)
+
+
+def test_heads_that_cannot_be_cut() -> None:
+    model = tiny_model("llama", vocab_size=32)
+    model.lm_head = Wrapped(model.lm_head)
+    with pytest.raises(UnsupportedModelError, match="output matrix is quantised, wrapped or not in memory.*leave"):
+        planned(model, runtime="transformers")
+    planned(model, None, "transformers")
+
+
+def test_logits_that_are_more_than_a_product() -> None:
+    model = tiny_model("gemma2", vocab_size=32, final_logit_softcapping=0.5)
+    with pytest.raises(
+        UnsupportedModelError, match=r"differ by .* \(root mean square\), the limit is .*; leave vocabulary"
+    ):
+        planned(model)
+    planned(model, None)

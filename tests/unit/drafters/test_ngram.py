@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evodraft.drafters import NgramConfig, NgramDrafter
-from evodraft.drafters.base import DraftRow
+from evodraft.drafters.base import DrafterContext, DraftRow
 from evodraft.drafters.ngram import plan_ngram_drafter
+from evodraft.drafters.vocabulary import Vocabulary
 from evodraft.errors import ConfigError
 from evodraft.types import Update, Versions
 
@@ -78,6 +80,13 @@ def test_updates_are_refused() -> None:
 
 
 def test_a_plan_takes_no_memory() -> None:
-    plan = plan_ngram_drafter(NgramConfig(5, 2), None)
+    plan = plan_ngram_drafter(NgramConfig(5, 2), DrafterContext(None, 9, torch.device("cpu"), torch.float32))
     assert plan.bytes_per_token == 0
     assert plan.make(8, 100, None).config == NgramConfig(5, 2)
+
+
+def test_a_vocabulary_would_do_nothing() -> None:
+    ids = Vocabulary((1, 2), "map.json")
+    context = DrafterContext(None, 9, torch.device("cpu"), torch.float32, vocabulary=ids)
+    with pytest.raises(ConfigError, match=r"a vocabulary \(map.json\) was named and the drafter is 'ngram'"):
+        plan_ngram_drafter(NgramConfig(), context)

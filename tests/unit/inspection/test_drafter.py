@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -11,15 +12,19 @@ import pytest
 
 from evodraft.assemble import LoadOptions, TargetSource, find_target
 from evodraft.drafters import RegisteredDraft
+from evodraft.drafters.eagle.files import save_head
 from evodraft.errors import ConfigError, UnknownOptionError, WeightsError
 from evodraft.inspection.drafter import DrafterFindings, InspectedTarget, read_drafter
 from evodraft.inspection.model import read_model
+from evodraft.testing.head_files import PUBLISHED
+from evodraft.testing.heads import tiny_head
 from evodraft.testing.tiny import tiny_model
 from evodraft.testing.tokenizers import byte_tokenizer
 
 COMMIT: Final = "a" * 40
 SMALL: Final = RegisteredDraft("owner/small", "model", COMMIT, "MIT")
-HEAD: Final = RegisteredDraft("owner/head", "eagle3", "main", "unknown")
+HEAD: Final = RegisteredDraft("owner/head", "eagle3", COMMIT, "MIT")
+OTHER: Final = RegisteredDraft("owner/other", "medusa", COMMIT, "MIT")
 
 
 def saved(folder: Path, **sizes: int) -> Path:
@@ -34,9 +39,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def look(
-    spec: str | None, folder: Path, registered: tuple[RegisteredDraft, ...] = (), bundled: Path | None = None
+    spec: str | None,
+    folder: Path,
+    registered: tuple[RegisteredDraft, ...] = (),
+    bundled: Path | None = None,
+    heads: Mapping[str, Path] | None = None,
 ) -> DrafterFindings:
-    source = TargetSource(str(folder), bundled, registered)
+    source = TargetSource(str(folder), bundled, registered, bundled_heads=heads or {})
     return read_drafter(spec, InspectedTarget(source, read_model(str(folder), "auto"), LoadOptions()))
 
 
@@ -151,35 +160,120 @@ def test_a_drafter_that_this_does_not_know(folder: Path, monkeypatch: pytest.Mon
         look("new", folder)
 
 
+# --- heads --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def head(folder: Path, tmp_path: Path) -> Path:
+    target = tiny_model("llama", vocab_size=264, num_hidden_layers=16)
+    save_head(tiny_head(target, taps=(2, 8, 13)), tmp_path / "eagle", target=target)
+    return tmp_path / "eagle"
+
+
+def test_a_named_head(folder: Path, head: Path) -> None:
+    found = look(f"eagle:{head}", folder)
+    report = found.report
+    assert (found.problems, found.warnings) == ((), ())
+    assert (report.name, report.why) == ("eagle", "you asked for it")
+    assert report.model is not None
+    assert (report.model.num_layers, report.model.vocab_size, report.model.name) == (1, 264, str(head))
+    assert report.model.num_file_bytes is not None
+    assert report.model.cache_bytes_per_token == 2 * 2 * 8 * 4
+    assert report.tokens is not None
+    assert report.tokens.name == "same"
+    assert report.cost_ratio is not None
+    assert 0 < report.cost_ratio < 0.25
+
+
+def test_the_bundled_head(folder: Path, head: Path, tmp_path: Path) -> None:
+    draft = saved(tmp_path / "draft", num_hidden_layers=1)
+    heads = {"eagle": head, "eagle_general": head}
+    report = look("auto", folder, (SMALL,), bundled=draft, heads=heads).report
+    assert (report.name, report.why) == ("eagle", "its head comes with the target")
+    assert look("eagle", folder, heads=heads).report.why == "you asked for the head that comes with the target"
+    assert look("eagle:general", folder, heads=heads).report.why == "you asked for it"
+    with pytest.raises(ConfigError, match="needs a head and this target has none bundled"):
+        look("eagle", folder)
+
+
+def test_a_head_of_another_target_is_a_problem(head: Path, tmp_path: Path) -> None:
+    [problem] = look(f"eagle:{head}", saved(tmp_path / "other", num_hidden_layers=8)).problems
+    assert "and the target has 8 layers" in problem
+
+
+def test_a_head_that_proves_nothing(folder: Path, tmp_path: Path) -> None:
+    reduced = tiny_head(tiny_model("llama", vocab_size=264, num_hidden_layers=16), taps=(2, 8, 13), token_ids=range(99))
+    PUBLISHED["safeailab"](reduced, tmp_path / "head")
+    found = look(f"eagle:{tmp_path / 'head'}", folder)
+    assert found.report.model is not None
+    assert found.report.model.vocab_size == 99
+    [warning] = found.warnings
+    assert warning.startswith(f"nothing in the head {tmp_path / 'head'} proves for which target it was trained")
+
+
+def test_a_head_that_is_narrower_and_whose_weights_are_not_here(folder: Path, tmp_path: Path) -> None:
+    target = tiny_model("llama", vocab_size=264, num_hidden_layers=16)
+    own = {"hidden_size": 16, "has_own_embedding": True, "token_ids": range(264)}
+    save_head(tiny_head(target, taps=(2, 8, 13), **own), tmp_path / "head", target=target)
+    (tmp_path / "head" / "model.safetensors").unlink()
+    report = look(f"eagle:{tmp_path / 'head'}", folder).report.model
+    assert report is not None
+    assert report.num_file_bytes is None
+    assert report.num_parameters > 2 * 264 * 16, "matrices of its own are counted"
+
+
+def test_a_registered_head(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    target = tiny_model("llama", vocab_size=264, num_hidden_layers=16)
+    place = tmp_path / "models--owner--head" / "snapshots" / COMMIT
+    PUBLISHED["speculators"](tiny_head(target, taps=(2, 8, 13)), place)
+    (place / "model.safetensors").unlink()
+    found = look("auto", folder, (HEAD,))
+    assert (found.report.name, found.report.revision, found.report.license) == ("eagle", COMMIT, "MIT")
+    assert [warning.partition(";")[0] for warning in found.warnings] == [
+        "the draft owner/head is not in the local cache",
+        "nothing in the head owner/head proves for which target it was trained (its config names owner/target)",
+    ]
+    config = (place / "config.json").read_text(encoding="utf-8")
+    (place / "config.json").write_text(config.replace('"eagle3"', '"peagle"'), encoding="utf-8")
+    [over] = look("auto", folder, (HEAD,)).report.passed_over
+    assert "is a speculator of type 'peagle'" in over.why
+
+
 # --- registered drafts --------------------------------------------------------------------------------------------
 
 
 def test_a_registered_draft_that_is_here(folder: Path, downloaded: Callable[..., Path]) -> None:
     downloaded("owner/small", tiny_model("llama", vocab_size=264, num_hidden_layers=1), COMMIT)
-    found = look("auto", folder, (HEAD, SMALL))
+    found = look("auto", folder, (OTHER, SMALL))
     report = found.report
     assert report.model is not None
     assert (report.name, report.why, report.model.name) == ("model", "registered for this target", "owner/small")
     assert (report.revision, report.license, report.is_verified) == (COMMIT, "MIT", False)
     assert report.tokens is not None
     assert report.tokens.name == "same"
-    [head] = report.passed_over
-    assert (head.name, head.why) == ("owner/head", "this version has no drafter for method 'eagle3'")
+    [other] = report.passed_over
+    assert (other.name, other.why) == ("owner/other", "this version has no drafter for method 'medusa'")
     assert found.warnings == ()
 
 
 def test_a_registered_draft_that_would_be_downloaded(folder: Path, downloaded: Callable[..., Path]) -> None:
     draft = downloaded("owner/small", tiny_model("llama", vocab_size=264, num_hidden_layers=1), COMMIT)
     (draft / "model.safetensors").unlink()
-    unclear = RegisteredDraft("owner/small", "model", "main", "unknown", note="mind the gap")
-    found = look("auto", folder, (unclear,))
+    found = look("auto", folder, (replace(SMALL, note="mind the gap"),))
     assert found.report.name == "model"
     assert [warning.partition(";")[0] for warning in found.warnings] == [
         "the draft owner/small is not in the local cache",
-        "the registry does not know the licence of owner/small",
-        "owner/small is not pinned to a commit",
         "owner/small: mind the gap",
     ]
+
+
+def test_a_registered_draft_that_nobody_vouches_for(folder: Path) -> None:
+    found = look("auto", folder, (replace(HEAD, revision="main", license="unknown"),))
+    assert (found.report.name, found.warnings) == ("ngram", ())
+    [over] = found.report.passed_over
+    assert over.why.startswith("it is not pinned to a commit and has no known licence in the registry")
 
 
 def test_a_registered_draft_that_cannot_be_had(folder: Path, downloaded: Callable[..., Path]) -> None:

@@ -9,21 +9,24 @@ import torch
 
 from evodraft.controllers import FixedController
 from evodraft.drafters import ModelDrafter, NgramDrafter
-from evodraft.drafters.base import DraftStep
+from evodraft.drafters.base import DraftRow, DraftStep, Grown, Growth, Place
 from evodraft.errors import CapacityError, ConfigError
 from evodraft.learners import LearnerNeeds
 from evodraft.runtime.trees import checked_parents
 from evodraft.sampling import RequestKeys
 from evodraft.testing import (
     ScriptedDrafter,
+    SlicedDrafter,
     SwappingLearner,
     TableDecoder,
     TableLM,
+    TreeDrafter,
     check_controller,
     check_decoder,
     check_drafter,
     check_learner,
     check_verifier,
+    random_shape,
 )
 from evodraft.types import Plan, Update, Verdict, Versions
 from evodraft.verifiers import CoupledVerifier, RejectionVerifier
@@ -129,7 +132,7 @@ class KeepsRejected(Good):
 
     def step(self, rows):
         last = [(row.slot, row.tokens_from(row.length - 1)) for row in rows]
-        return DraftStep(logits=self._feed(last, want_logits=True)[:, -1])
+        return DraftStep(logits=self._feed(last, want_logits=True).logits[:, -1])
 
 
 class NeverReleases(Good):
@@ -187,7 +190,7 @@ class Counts(NgramDrafter):
         (TooShort, "max_length=8 is below 32"),
         (Both, "exactly one of them"),
         (Neither, "exactly one of them"),
-        (ProbabilitiesOfOneRow, r"shape \(1, 4\) instead of \[rows, vocab\] = \(3, 4\)"),
+        (ProbabilitiesOfOneRow, r"shape \(1, 4\) instead of \[rows, columns\] = \(3, 4\)"),
         (Integers, "not floating point"),
         (OutsideTheVocabulary, "outside the target's vocabulary"),
         (OneChoice, "1 token ids came for 3 rows"),
@@ -254,6 +257,11 @@ class PlansTooMuch(FixedController):
         return Plan(width=-1)
 
 
+class PlansTooFewNodes(FixedController):
+    def plan(self, request_id):
+        return Plan(3, 2)
+
+
 class BeyondThePlan(FixedController):
     def more(self, rows):
         return [row.num_drawn <= row.plan.width for row in rows]
@@ -297,6 +305,7 @@ class ForgetsTooEarly(FixedController):
         (NoSignals, "needs_signals is None"),
         (PlansNumbers, "returned 5 instead of a Plan"),
         (PlansTooMuch, "width=-1; it must be a whole number"),
+        (PlansTooFewNodes, "num_nodes=2 for width=3"),
         (BeyondThePlan, "allows draw 6 in a plan of width 5"),
         (Mask, r"returned \[1, 1\] for 2 rows"),
         (ShortMask, "for 2 rows"),
@@ -307,6 +316,118 @@ class ForgetsTooEarly(FixedController):
 def test_check_controller_finds(make, message) -> None:
     with pytest.raises(AssertionError, match=message):
         check_controller(make)
+
+
+class GoodTrees(TreeDrafter):
+    def __init__(self) -> None:
+        super().__init__(Good(), lambda context, growth: [-1, -1, *[0, 0, 1] * (growth.depth > 1)][: growth.num_nodes])
+
+
+class GrowsTooMany(GoodTrees):
+    def grow(self, rows, growths, rank, want_signals):
+        return super().grow(
+            rows, [Growth(growth.depth, growth.num_nodes + 1) for growth in growths], rank, want_signals
+        )
+
+
+class GrowsTooDeep(GoodTrees):
+    def grow(self, rows, growths, rank, want_signals):
+        grown = Grown((1, 1), (-1, 0), (None, None))
+        return [grown if growth.depth == 1 else Grown((), ()) for growth in growths]
+
+
+class GrowsTreesForChains(GoodTrees):
+    def grow(self, rows, growths, rank, want_signals):
+        return [Grown((0, 1), (-1, -1), (None, None)) if growth.depth == 3 else Grown((), ()) for growth in growths]
+
+
+class GrowsStrangeIds(GoodTrees):
+    def grow(self, rows, growths, rank, want_signals):
+        return [Grown((4,), (-1,), (None,)) for _ in rows]
+
+
+class GrowsForTheFirstOnly(GoodTrees):
+    def grow(self, rows, growths, rank, want_signals):
+        return super().grow(rows[:1], growths[:1], rank, want_signals)
+
+
+class GrowsBySlot(GoodTrees):
+    def grow(self, rows, growths, rank, want_signals):
+        return [Grown((len(rows),), (-1,), (None,)) for _ in rows]
+
+
+class SignalsForNobody(GoodTrees):
+    def grow(self, rows, growths, rank, want_signals):
+        return super().grow(rows, growths, rank, False)
+
+
+class WritesWhatItGrew(GoodTrees):
+    def grow(self, rows, growths, rank, want_signals):
+        grown = super().grow(rows, growths, rank, want_signals)
+        rows[0].drafted.append(1)
+        return grown
+
+
+class RanksElsewhere(GoodTrees):
+    def grow(self, rows, growths, rank, want_signals):
+        if rank is not None:
+            rank(torch.zeros(2, 4), None, [Place(0, 0)])
+        return super().grow(rows, growths, rank, want_signals)
+
+
+class KeepsItsTree(GoodTrees):
+    """The path that it looked at last stays in its cache."""
+
+    def grow(self, rows, growths, rank, want_signals):
+        grown = super().grow(rows, growths, rank, want_signals)
+        for row in rows:
+            self.inner.step([DraftRow(row.slot, row.committed, [1, 1])])
+        return grown
+
+    def commit(self, rows):
+        pass
+
+
+class UnsortedSlice(SlicedDrafter):
+    def __init__(self) -> None:
+        super().__init__(Good(), [2, 1])
+
+
+class SliceBeyond(SlicedDrafter):
+    def __init__(self) -> None:
+        super().__init__(Good(), [2, 3])
+        self.told = torch.tensor([2, 4])
+
+    def step(self, rows):
+        return dataclasses.replace(super().step(rows), ids=self.told)
+
+
+def test_trees_and_slices_that_keep_the_protocol() -> None:
+    check_drafter(GoodTrees, vocab_size=4)
+    check_drafter(lambda: SlicedDrafter(Good(), [0, 3]), vocab_size=4)
+    check_drafter(lambda: TreeDrafter(SlicedDrafter(Good(), [0, 3]), random_shape()), vocab_size=4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (GrowsTooMany, "tokens were grown, the limit was"),
+        (GrowsTooDeep, "a tree of depth 2 was grown"),
+        (GrowsTreesForChains, "is no chain"),
+        (GrowsStrangeIds, "are outside the target's vocabulary"),
+        (GrowsForTheFirstOnly, "1 trees were grown for 3 rows"),
+        (GrowsBySlot, "in a batch and .* alone"),
+        (SignalsForNobody, "0 signals came for"),
+        (WritesWhatItGrew, "changed the tokens of a row"),
+        (RanksElsewhere, "2 rows of logits were to be ranked at 1 places"),
+        (KeepsItsTree, "after a tree of which none stood|draft tokens stood"),
+        (UnsortedSlice, "must ascend"),
+        (SliceBeyond, "must ascend within"),
+    ],
+)
+def test_check_drafter_finds_in_trees_and_slices(make, message) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_drafter(make, vocab_size=4)
 
 
 # --- verifiers ----------------------------------------------------------------------------------------------------
@@ -323,7 +444,7 @@ class TakesAll(RejectionVerifier):
             node = children[0]
             path.append(node)
         accepted = tuple(case.draft.token_ids[node] for node in path)
-        if not case.scores.has_bonus and path:
+        if node in case.scores.ends:
             return Verdict(tuple(path), accepted)
         law = case.scores.laws.at(node, accepted)
         return Verdict(tuple(path), (*accepted, int(stream.draw(law[None], [case.keys.next("recover")])[0])))
@@ -403,8 +524,8 @@ def test_frequencies_are_looked_at_where_noise_is_shared() -> None:
         def verify(self, case, stream):
             token_id = case.request.seed % 2
             path = [node for node in case.draft.children(-1) if case.draft.token_ids[node] == token_id][:1]
-            has_end = not path or case.scores.has_bonus or case.draft.children(path[0])
-            return Verdict(tuple(path), (token_id,) * (len(path) + bool(has_end)))
+            num_tokens = len(path) + case.scores.ends.isdisjoint(path)
+            return Verdict(tuple(path), (token_id,) * num_tokens)
 
     with pytest.raises(AssertionError, match="do not fit the target's law"):
         check_verifier(Favours)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evodraft.controllers import Progress
-from evodraft.drafters.base import CommittedRow, DrafterNeeds, DraftRow
+from evodraft.drafters.base import CommittedRow, DrafterNeeds, DraftRow, Growth, Place
 from evodraft.params import SamplingParams
 from evodraft.target import Chunk
 from evodraft.testing import (
@@ -14,9 +14,12 @@ from evodraft.testing import (
     ScriptedController,
     ScriptedDrafter,
     SignalController,
+    SlicedDrafter,
     SwappingLearner,
     TableLM,
+    TreeDrafter,
     outputs,
+    random_shape,
     run_all,
     table_engine,
 )
@@ -54,6 +57,68 @@ def test_scripted_controller_counts_per_request() -> None:
     controller.observe(sample_feedback("a", seed=1))
     controller.finish("a")
     assert controller.log == [("start", "a"), ("start", "b"), ("observe", "a"), ("finish", "a")]
+
+
+def test_scripted_controller_hands_out_plans_as_they_are() -> None:
+    controller = ScriptedController([Plan(2, 9), 1])
+    controller.start("a")
+    assert [controller.plan("a") for _ in range(3)] == [Plan(2, 9), Plan(1), Plan(1)]
+
+
+SCRIPT = {(1,): [0.1, 0.6, 0.3, 0.0], (1, 1): [0.4, 0.3, 0.2, 0.1], (1, 2): 3, (1, 1, 0): None}
+
+
+def test_trees_are_grown_from_the_best_tokens_of_each_node() -> None:
+    scripted = ScriptedDrafter(lambda context: SCRIPT[context], 4, max_length=9)
+    drafter = TreeDrafter(scripted, lambda context, growth: [-1, -1, -1, -1, 0, 1, 1, 0, 4, 3])
+    (grown,) = drafter.grow([DraftRow(2, [1])], [Growth(3, 9)], None, True)
+    # the fourth child of the root is impossible, the second of token 2 was not offered, nothing comes after 1, 0
+    assert grown.token_ids == (1, 2, 0, 0, 3, 1)
+    assert grown.parents == (-1, -1, -1, 0, 1, 0)
+    assert [signals and round(signals.probability, 3) for signals in grown.signals] == [0.6, 0.3, 0.1, 0.4, None, 0.3]
+    assert {(row.slot, row.num_confirmed) for row in scripted.commits} == {(2, 1)}
+    (chain,) = drafter.grow([DraftRow(2, [1])], [Growth(2, 2)], None, False)
+    assert (chain.token_ids, chain.parents, chain.signals) == ((1, 0), (-1, 0), ())
+    assert drafter.max_length == 9
+
+
+def test_trees_are_ranked_as_the_engine_says() -> None:
+    drafter = TreeDrafter(ScriptedDrafter(lambda context: SCRIPT[context], 4), lambda context, growth: [-1, 0, 0])
+    asked = []
+
+    def rank(logits: torch.Tensor, ids: torch.Tensor | None, places: list[Place]) -> torch.Tensor:
+        asked.extend(places)
+        return torch.tensor([[-1.0, 3.0, -2.0, -torch.inf]]) if len(asked) == 1 else -logits
+
+    (grown,) = drafter.grow([DraftRow(0, [1])], [Growth(2, 3)], rank, False)
+    assert (grown.token_ids, asked) == ((1, 3, 2), [Place(0, 0), Place(0, 1)])
+
+
+def test_trees_and_slices_pass_on_what_they_are_told() -> None:
+    scripted = ScriptedDrafter(lambda context: [0.5, 0.25, 0.25], 3)
+    drafter = TreeDrafter(SlicedDrafter(scripted, [0, 1]), random_shape())
+    chunk, row = Chunk(0, 0, (1,), {}), CommittedRow(0, 1, {})
+    drafter.admit([chunk])
+    drafter.commit([row])
+    drafter.release(4)
+    assert (scripted.chunks, scripted.commits, scripted.released) == ([chunk], [row], [4])
+    drafter.apply(Update(Versions(0, 1), [2]))
+    assert drafter.versions == (0, 1)
+    assert drafter.step([DraftRow(0, [1])]).ids.tolist() == [2]
+
+
+@pytest.mark.parametrize("growth", [Growth(1, 3), Growth(3, 9), Growth(2, 2)])
+def test_random_shapes_stay_within_their_growth(growth) -> None:
+    shapes = [random_shape(5)((1, number), growth) for number in range(60)]
+    depths = [0]
+    for parents in shapes:
+        heights = []
+        for parent in parents:
+            heights.append(1 if parent == -1 else heights[parent] + 1)
+        depths += heights
+    assert max(len(parents) for parents in shapes) == growth.num_nodes
+    assert max(depths) == growth.depth
+    assert shapes == [random_shape(5)((1, number), growth) for number in range(60)]
 
 
 def test_signal_controller_asks_its_rule_within_the_plan() -> None:

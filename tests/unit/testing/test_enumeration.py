@@ -82,3 +82,8 @@ def test_endless_programs_are_given_up() -> None:
             lambda stream: stream.draw(torch.ones(4, 2), [keys.next("draft") for _ in range(4)]).sum().item(),
             max_runs=10,
         )
+
+
+def test_shared_noise_is_refused() -> None:
+    with pytest.raises(ReusedKeyError, match="share .* cannot be enumerated"):
+        EnumeratingStream().noise([RequestKeys(1).coupled(3)], torch.ones(1, 2))

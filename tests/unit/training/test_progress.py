@@ -23,3 +23,9 @@ def test_the_shown_loss_is_a_slow_mean():
         report(StepReport(1, 3.0, 1.0, 10, 0.5))
         report(StepReport(2, 2.0, 1.0, 10, 0.5))
     assert report.smooth_loss == pytest.approx(2.98)
+
+
+def test_what_is_done_may_be_measured_in_other_ways():
+    with ProgressReport("run", 1000, 10.0, measure=lambda report: 500 * report.seconds) as report:
+        report(StepReport(1, 3.0, 1.0, 10, 0.5))
+        assert report._bar.tasks[0].completed == 250

@@ -13,9 +13,9 @@ from evodraft.verifiers import Case, CoupledVerifier
 SAYS = torch.eye(4)[[2, 1, 3, 0]]  # the target's token after root, node 0, node 1, node 2
 
 
-def verify(draft: Draft, *, has_bonus: bool = True) -> Verdict:
+def verify(draft: Draft, *, ends=()) -> Verdict:
     request = Request("a", (1,), SamplingParams(temperature=1.0), seed=0)
-    case = Case(request, RequestKeys(0), 1, draft, Scores(SAYS, EagerLaws(SAYS), has_bonus))
+    case = Case(request, RequestKeys(0), 1, draft, Scores(SAYS, EagerLaws(SAYS), frozenset(ends)))
     return CoupledVerifier().verify(case, HashedStream())
 
 
@@ -26,10 +26,11 @@ def test_a_chain_stands_as_far_as_the_target_agrees() -> None:
     assert verify(Draft.chain([])) == Verdict((), (2,))
 
 
-def test_without_a_bonus_row() -> None:
-    assert verify(Draft.chain([2, 1, 3]), has_bonus=False) == Verdict((0, 1, 2), (2, 1, 3))
-    assert verify(Draft.chain([2, 0]), has_bonus=False) == Verdict((0,), (2, 1))
-    assert verify(Draft.chain([0]), has_bonus=False) == Verdict((), (2,))
+def test_nothing_follows_a_node_that_ends_the_text() -> None:
+    assert verify(Draft.chain([2, 1, 3]), ends=[2]) == Verdict((0, 1, 2), (2, 1, 3))
+    assert verify(Draft.chain([2, 0]), ends=[1]) == Verdict((0,), (2, 1))
+    assert verify(Draft.chain([0]), ends=[0]) == Verdict((), (2,))
+    assert verify(Draft((0, 2), (ROOT, ROOT), None), ends=[0]) == Verdict((1,), (2, 3))
 
 
 def test_the_matching_sibling_is_followed() -> None:

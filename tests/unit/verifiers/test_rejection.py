@@ -26,14 +26,14 @@ class Decided(HashedStream):
         self.asked.append(("accept", p, q, key.purpose))
         return self.accepts.pop(0)
 
-    def draw(self, weights, keys):
+    def draw(self, weights, keys, ids=None):
         self.asked.append(("draw", weights[0].tolist(), keys[0].purpose))
         return torch.tensor([self.draws.pop(0)])
 
 
-def verify(draft: Draft, stream, p: torch.Tensor = P, *, has_bonus: bool = True) -> Verdict:
+def verify(draft: Draft, stream, p: torch.Tensor = P, *, ends=()) -> Verdict:
     request = Request("a", (1,), SamplingParams(temperature=1.0), seed=0)
-    scores = Scores(p, EagerLaws(p), has_bonus)
+    scores = Scores(p, EagerLaws(p), frozenset(ends))
     return RejectionVerifier().verify(Case(request, RequestKeys(0), 1, draft, scores), stream)
 
 
@@ -62,9 +62,12 @@ def test_without_a_draft_the_target_speaks() -> None:
     assert stream.asked == [("draw", [0.5, 0.5, 0.0], "recover")]
 
 
-def test_without_a_bonus_row_the_draft_is_all() -> None:
-    assert verify(CHAIN, Decided(accepts=[True, True]), has_bonus=False) == Verdict((0, 1), (1, 2))
-    assert verify(CHAIN, Decided([False], [0]), has_bonus=False) == Verdict((), (0,))
+def test_nothing_follows_a_node_that_ends_the_text() -> None:
+    assert verify(CHAIN, Decided(accepts=[True, True]), ends=[1]) == Verdict((0, 1), (1, 2))
+    assert verify(CHAIN, Decided([False], [0]), ends=[1]) == Verdict((), (0,))
+    siblings = Draft((1, 2), (ROOT, ROOT), None)
+    assert verify(siblings, Decided([False, True], [0]), ends=[0]) == Verdict((1,), (2, 0))
+    assert verify(siblings, Decided([False, True]), ends=[1]) == Verdict((1,), (2,))
 
 
 def test_a_choice_is_one_hot() -> None:

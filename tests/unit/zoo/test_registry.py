@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 
 from evodraft.drafters import RegisteredDraft
-from evodraft.drafters.auto import RUNNABLE_METHODS
+from evodraft.drafters.auto import RUNNABLE_METHODS, not_taken
 from evodraft.errors import ConfigError, UnknownOptionError
 from evodraft.zoo import parse_registry, read_registry, registered_drafts
 from evodraft.zoo.registry import METHODS
@@ -41,11 +41,17 @@ def test_at_least_fifteen_pairs_and_heads_among_them() -> None:
     assert methods.count("eagle3") >= 5
 
 
-def test_every_pair_that_can_run_is_pinned() -> None:
-    for pair in read_registry():
-        if pair.draft.method in RUNNABLE_METHODS:
-            assert re.fullmatch("[0-9a-f]{40}", pair.draft.revision), pair
-            assert pair.draft.license != "unknown", pair
+def test_auto_takes_what_is_pinned_and_licensed() -> None:
+    """All draft models are; of the heads, those that are not yet can be taken by name only."""
+    targets = {pair.target for pair in read_registry()}
+    for draft in (draft for target in targets for draft in registered_drafts(target)):
+        is_settled = re.fullmatch("[0-9a-f]{40}", draft.revision) is not None and draft.license != "unknown"
+        assert (not_taken(draft) is None) == is_settled, draft
+        assert is_settled or draft.method == "eagle3", draft
+
+
+def test_every_method_can_run() -> None:
+    assert set(METHODS) == set(RUNNABLE_METHODS)
 
 
 def test_heads_come_before_models() -> None:

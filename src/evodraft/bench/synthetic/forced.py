@@ -122,8 +122,11 @@ class _Answers:
     stream: RandomStream
     num_accepted: int
 
-    def draw(self, weights: torch.Tensor, keys: Sequence[NoiseKey]) -> torch.Tensor:
-        return self.stream.draw(weights, keys)
+    def draw(self, weights: torch.Tensor, keys: Sequence[NoiseKey], ids: torch.Tensor | None = None) -> torch.Tensor:
+        return self.stream.draw(weights, keys, ids)
+
+    def noise(self, keys: Sequence[NoiseKey], like: torch.Tensor, ids: torch.Tensor | None = None) -> torch.Tensor:
+        return self.stream.noise(keys, like, ids)
 
     def accept(self, p: float, q: float, key: NoiseKey) -> bool:
         self.stream.accept(p, q, key)  # what it takes, without what it says

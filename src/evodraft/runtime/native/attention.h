@@ -40,31 +40,64 @@ struct Past {
   }
 };
 
-// scores[query][position - first]; queries are padded with zeros to whole chunks.
+// Sixteen keys times one query.
+template <class T>
+Floats score_vector(const T* const* rows, int64_t head_dim, const T* query) {
+  Floats sums[kFloats] = {};
+  int64_t column = 0;
+  for (; column + kChunk<T> <= head_dim; column += kChunk<T>) {
+    const Words numbers = load<Words>(query + column);
+#pragma GCC unroll 16
+    for (int64_t key = 0; key < kFloats; ++key)
+      sums[key] = multiply_add<T>(sums[key], load<Words>(rows[key] + column), numbers);
+  }
+  if (column < head_dim) {
+    const Words numbers = load<Words>(query + column);
+#pragma GCC unroll 16
+    for (int64_t key = 0; key < kFloats; ++key)
+      sums[key] = multiply_add<T>(sums[key], load_part<Words>(rows[key] + column, (head_dim - column) * sizeof(T)),
+                                  numbers);
+  }
+  return totals<kFloats>(sums);
+}
+
+constexpr int64_t kKeysAhead = 32;
+
+// Slots are too short for the processor to see that they are read in order.
+template <class T>
+inline void fetch_ahead(const T* row, int64_t head_dim) {
+  const char* place = reinterpret_cast<const char*>(row + kKeysAhead * head_dim);
+  for (int64_t byte = 0; byte < head_dim * static_cast<int64_t>(sizeof(T)); byte += 64)
+    __builtin_prefetch(place + byte, 0, 3);
+}
+
+// scores[query][position - first], for sixteen keys at a time; queries are padded with zeros to whole chunks. Behind
+// `count`, up to whole vectors of scores, stands anything.
 template <class T>
 void score_keys(const Past<T>& keys, int64_t first, int64_t count, const T* queries, int64_t stride,
                 int64_t num_queries, float* scores, int64_t scores_stride) {
-  for (int64_t i = 0; i < count; i += kTileRows) {
-    const int64_t num_keys = count - i < kTileRows ? count - i : kTileRows;
-    const T* rows[kTileRows];
-    for (int64_t key = 0; key < kTileRows; ++key) rows[key] = keys.at(first + i + (key < num_keys ? key : 0));
-    for (int64_t query = 0; query < num_queries; query += kTileTokens) {
-      const int64_t num = num_queries - query < kTileTokens ? num_queries - query : kTileTokens;
-      float results[kMostResults];
-      multiply<T, false>(rows, num_keys, keys.head_dim, queries + query * stride, stride, num, results);
-      for (int64_t one = 0; one < num; ++one)
-        for (int64_t key = 0; key < num_keys; ++key)
-          scores[(query + one) * scores_stride + i + key] = results[one * num_keys + key];
+  for (int64_t i = 0; i < count; i += kFloats) {
+    const T* rows[kFloats];
+    for (int64_t key = 0; key < kFloats; ++key) rows[key] = keys.at(first + (i + key < count ? i + key : i));
+    for (int64_t key = 0; key < kFloats; ++key) fetch_ahead(rows[key], keys.head_dim);
+    for (int64_t query = 0; query < num_queries; ++query) {
+      const Floats found = score_vector(rows, keys.head_dim, queries + query * stride);
+      std::memcpy(scores + query * scores_stride + i, &found, sizeof(found));
     }
   }
 }
 
 // Scores to weights that sum to 1; what lies behind `count` up to the stride becomes zero.
 inline void softmax(float* scores, int64_t count, float scaling) {
-  float largest = scores[0];
-  for (int64_t i = 1; i < count; ++i) largest = scores[i] > largest ? scores[i] : largest;
   const int64_t end = (count + kFloats - 1) / kFloats * kFloats;
-  for (int64_t i = count; i < end; ++i) scores[i] = 0.0f;
+  for (int64_t i = count; i < end; ++i) scores[i] = scores[0];
+  Floats best = load<Floats>(scores);
+  for (int64_t i = kFloats; i < end; i += kFloats) {
+    const Floats others = load<Floats>(scores + i);
+    best = others > best ? others : best;
+  }
+  float largest = best[0];
+  for (int64_t lane = 1; lane < kFloats; ++lane) largest = best[lane] > largest ? best[lane] : largest;
   Floats sums = {};
   for (int64_t i = 0; i < end; i += kFloats) {
     Floats powers = exponential((load<Floats>(scores + i) - largest) * scaling);
@@ -76,24 +109,33 @@ inline void softmax(float* scores, int64_t count, float scaling) {
   for (int64_t i = 0; i < count; ++i) scores[i] *= inverse;
 }
 
+// Adds to sums [kQueries][kChunks] what one position holds; `left` numbers of it are there if it is no whole chunk.
+template <class T, int kQueries, int kChunks, bool kIsWhole>
+__attribute__((always_inline)) inline void mix_one(const T* value, int64_t left, const float* weights, int64_t stride,
+                                                   Floats* sums) {
+#pragma GCC unroll 4
+  for (int chunk = 0; chunk < kChunks; ++chunk) {
+    const Floats numbers = kIsWhole ? load_floats(value + chunk * kFloats) : load_floats(value, left);
+#pragma GCC unroll 4
+    for (int query = 0; query < kQueries; ++query)
+      sums[query * kChunks + chunk] += weights[query * stride] * numbers;
+  }
+}
+
 // mixed[query][d] for kChunks * 16 numbers of kQueries heads from `d` on.
-template <class T, int kQueries, int kChunks>
+template <class T, int kQueries, int kChunks, bool kIsWhole>
 void mix_part(const Past<T>& values, int64_t first, int64_t count, const float* weights, int64_t weights_stride,
               int64_t d, float* mixed, int64_t stride) {
-  Floats sums[kQueries][kChunks] = {};
-  const int64_t left = values.head_dim - d;
-  for (int64_t i = 0; i < count; ++i) {
-    const T* value = values.at(first + i) + d;
-    for (int chunk = 0; chunk < kChunks; ++chunk) {
-      const bool is_whole = (chunk + 1) * kFloats <= left;
-      const Floats numbers = is_whole ? load_floats(value + chunk * kFloats)
-                                      : load_floats(value + chunk * kFloats, left - chunk * kFloats);
-      for (int query = 0; query < kQueries; ++query)
-        sums[query][chunk] += weights[query * weights_stride + i] * numbers;
-    }
-  }
+  Floats sums[kQueries * kChunks] = {};
+  const int64_t left = values.head_dim - d, end = first + count;
+  int64_t position = first;
+  for (; position < end && position < values.start; ++position, ++weights)
+    mix_one<T, kQueries, kChunks, kIsWhole>(values.numbers + position * values.head_dim + d, left, weights,
+                                            weights_stride, sums);
+  for (; position < end; ++position, ++weights)
+    mix_one<T, kQueries, kChunks, kIsWhole>(values.at(position) + d, left, weights, weights_stride, sums);
   for (int query = 0; query < kQueries; ++query)
-    std::memcpy(mixed + query * stride + d, sums[query], sizeof(sums[query]));
+    std::memcpy(mixed + query * stride + d, sums + query * kChunks, kChunks * sizeof(Floats));
 }
 
 template <class T, int kQueries>
@@ -101,9 +143,11 @@ void mix_values(const Past<T>& values, int64_t first, int64_t count, const float
                 float* mixed, int64_t stride) {
   int64_t d = 0;
   for (; d + 4 * kFloats <= values.head_dim; d += 4 * kFloats)
-    mix_part<T, kQueries, 4>(values, first, count, weights, weights_stride, d, mixed, stride);
-  for (; d < values.head_dim; d += kFloats)
-    mix_part<T, kQueries, 1>(values, first, count, weights, weights_stride, d, mixed, stride);
+    mix_part<T, kQueries, 4, true>(values, first, count, weights, weights_stride, d, mixed, stride);
+  for (; d + kFloats <= values.head_dim; d += kFloats)
+    mix_part<T, kQueries, 1, true>(values, first, count, weights, weights_stride, d, mixed, stride);
+  if (d < values.head_dim)
+    mix_part<T, kQueries, 1, false>(values, first, count, weights, weights_stride, d, mixed, stride);
 }
 
 inline int64_t scores_stride_of(int64_t count) { return (count + kFloats - 1) / kFloats * kFloats; }

@@ -32,8 +32,8 @@ class Layer(ctypes.Structure):
     _fields_: ClassVar[_Fields] = [
         *((name, Matrix) for name in ("query", "key", "value", "output", "gate", "up", "down")),
         *((name, ctypes.c_void_p) for name in ("attention_norm", "mlp_norm", "attention_out_norm", "mlp_out_norm")),
-        *((name, ctypes.c_void_p) for name in ("query_norm", "key_norm")),
-        *((name, ctypes.c_int64) for name in ("query_norm_size", "key_norm_size", "window")),
+        *((name, ctypes.c_void_p) for name in ("query_norm", "key_norm", "beside_norm")),
+        *((name, ctypes.c_int64) for name in ("query_norm_size", "key_norm_size", "window", "is_residual_normed")),
     ]
 
 
@@ -54,16 +54,28 @@ class Pass(ctypes.Structure):
     """New tokens, and where their keys and values go."""
 
     _fields_: ClassVar[_Fields] = [
-        ("num_tokens", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("num_tokens", "num_known")),
         *((name, ctypes.c_void_p) for name in ("slots", "starts", "nodes", "parents", "cosines", "sines")),
         *((name, ctypes.POINTER(ctypes.c_void_p)) for name in ("keys", "values")),
         ("columns", ctypes.POINTER(ctypes.c_int64)),
         ("taps", ctypes.POINTER(ctypes.c_void_p)),
+        ("beside", ctypes.c_void_p),
         ("num_threads", ctypes.c_int64),
     ]
 
 
-_STRUCTURES: Final = (Matrix, Layer, Model, Pass)  # in the order of evodraft_sizes
+class Chain(ctypes.Structure):
+    """Drafts that go on from a pass, token by token, and where they are written to."""
+
+    _fields_: ClassVar[_Fields] = [
+        *((name, Matrix) for name in ("fuse", "head")),
+        *((name, ctypes.c_void_p) for name in ("taps", "given", "tokens", "final_norm", "ids", "embedding")),
+        *((name, ctypes.c_int64) for name in ("embedding_rows", "num_drafts", "depth")),
+        *((name, ctypes.c_void_p) for name in ("last", "states", "logits", "token_ids", "signals")),
+    ]
+
+
+_STRUCTURES: Final = (Matrix, Layer, Model, Pass, Chain)  # in the order of evodraft_sizes
 
 
 class Library:
@@ -77,6 +89,8 @@ class Library:
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         step = [ctypes.POINTER(Model), ctypes.POINTER(Pass), pointer, number, number]
         self._layers = _function(library, "evodraft_layers", step, number)
+        chain = [ctypes.POINTER(Model), ctypes.POINTER(Pass), ctypes.POINTER(Chain)]
+        self._chain = _function(library, "evodraft_chain", chain, number)
         norm = [pointer, ctypes.c_float, pointer, number, number, pointer]
         self._norm = _function(library, "evodraft_norm", norm, None)
         self._uniform = _function(library, "evodraft_uniform", [pointer, number, pointer, number, pointer], None)
@@ -84,8 +98,12 @@ class Library:
         self._linear = _function(library, "evodraft_linear", linear, number)
 
     def layers(self, model: Model, step: Pass, hidden: int, first: int, last: int) -> bool:
-        """Replaces `hidden` (the address of float32 [tokens, hidden]) by what comes behind layer `last` - 1."""
+        """Replaces `hidden` (address of float32 [computed tokens, hidden]) by what comes behind layer `last` - 1."""
         return bool(self._layers(model, step, hidden, first, last) == 0)
+
+    def chain(self, model: Model, step: Pass, chain: Chain) -> bool:
+        """Runs a pass whose inputs `chain` names, and fills what it points to."""
+        return bool(self._chain(model, step, chain) == 0)
 
     def norm(self, weight: int, epsilon: float, tokens: int, num_tokens: int, size: int, results: int) -> None:
         """Writes float32 `results`, shaped as float32 `tokens` [tokens, size], with `weight` [size]: all addresses."""

@@ -15,7 +15,14 @@ struct Matrix {
   int64_t rows, columns;
 };
 
-constexpr int64_t kTileRows = 4, kTileTokens = 4, kMostResults = kTileRows * kTileTokens;
+constexpr int64_t kTileRows = 4, kTileTokens = 6;
+constexpr int64_t kMostResults = (kTileRows * kTileTokens + kFloats - 1) / kFloats * kFloats;
+
+// Tokens of each tile but perhaps the last: as few tiles as there can be, of about one size.
+inline int64_t tile_tokens(int64_t num_tokens) {
+  const int64_t num_tiles = (num_tokens + kTileTokens - 1) / kTileTokens;
+  return num_tiles == 0 ? 1 : (num_tokens + num_tiles - 1) / num_tiles;
+}
 
 inline int64_t padded(int64_t columns) { return (columns + 31) / 32 * 32; }
 
@@ -25,12 +32,34 @@ constexpr int64_t kAheadBytes = 4096;
 template <class T, int kRows, int kTokens>
 __attribute__((always_inline)) inline void add_products(Floats* sums, const Words* weights, const T* tokens,
                                                         int64_t stride) {
-#pragma GCC unroll 4
+#pragma GCC unroll 6
   for (int token = 0; token < kTokens; ++token) {
     const Words numbers = load<Words>(tokens + token * stride);
 #pragma GCC unroll 4
     for (int row = 0; row < kRows; ++row)
       sums[token * kRows + row] = multiply_add<T>(sums[token * kRows + row], weights[row], numbers);
+  }
+}
+
+// Keeps a vector in a register, where the compiler would read it from memory once more for every token.
+__attribute__((always_inline)) inline void keep(Words& vector) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(vector));
+#else
+  (void)vector;
+#endif
+}
+
+// Totals of `kSums` vectors, sixteen at a time, and zeros.
+template <int kSums>
+__attribute__((always_inline)) inline void store_totals(Floats* sums, float* results) {
+  if constexpr (kSums > 16) {
+    store_totals<16>(sums, results);
+    store_totals<kSums - 16>(sums + 16, results + 16);
+  } else {
+    constexpr int kPower = kSums <= 1 ? 1 : kSums <= 2 ? 2 : kSums <= 4 ? 4 : kSums <= 8 ? 8 : 16;
+    const Floats lanes = totals<kPower>(sums);
+    std::memcpy(results, &lanes, sizeof(lanes));
   }
 }
 
@@ -42,7 +71,11 @@ void multiply_tile(const T* const* rows, int64_t columns, const T* tokens, int64
   int64_t column = 0;
   for (; column + kChunk<T> <= columns; column += kChunk<T>) {
     Words weights[kRows];
-    for (int row = 0; row < kRows; ++row) weights[row] = load<Words>(rows[row] + column);
+#pragma GCC unroll 4
+    for (int row = 0; row < kRows; ++row) {
+      weights[row] = load<Words>(rows[row] + column);
+      keep(weights[row]);
+    }
     if constexpr (kFetchesAhead)
       for (int row = 0; row < kRows; ++row)
         __builtin_prefetch(reinterpret_cast<const char*>(rows[row] + column) + kAheadBytes, 0, 2);
@@ -54,10 +87,7 @@ void multiply_tile(const T* const* rows, int64_t columns, const T* tokens, int64
       weights[row] = load_part<Words>(rows[row] + column, (columns - column) * sizeof(T));
     add_products<T, kRows, kTokens>(sums, weights, tokens + column, stride);
   }
-  constexpr int kSums = kRows * kTokens;
-  constexpr int kPower = kSums <= 1 ? 1 : kSums <= 2 ? 2 : kSums <= 4 ? 4 : kSums <= 8 ? 8 : 16;
-  const Floats lanes = totals<kPower>(sums);
-  std::memcpy(results, &lanes, sizeof(lanes));
+  store_totals<kRows * kTokens>(sums, results);
 }
 
 template <class T, int kRows, bool kFetchesAhead>
@@ -67,11 +97,13 @@ void multiply_rows(const T* const* rows, int64_t columns, const T* tokens, int64
     case 1: return multiply_tile<T, kRows, 1, kFetchesAhead>(rows, columns, tokens, stride, results);
     case 2: return multiply_tile<T, kRows, 2, kFetchesAhead>(rows, columns, tokens, stride, results);
     case 3: return multiply_tile<T, kRows, 3, kFetchesAhead>(rows, columns, tokens, stride, results);
-    default: return multiply_tile<T, kRows, 4, kFetchesAhead>(rows, columns, tokens, stride, results);
+    case 4: return multiply_tile<T, kRows, 4, kFetchesAhead>(rows, columns, tokens, stride, results);
+    case 5: return multiply_tile<T, kRows, 5, kFetchesAhead>(rows, columns, tokens, stride, results);
+    default: return multiply_tile<T, kRows, 6, kFetchesAhead>(rows, columns, tokens, stride, results);
   }
 }
 
-// Up to four rows times up to four tokens: results [count][num_rows].
+// Up to four rows times up to six tokens: results [count][num_rows].
 template <class T, bool kFetchesAhead>
 void multiply(const T* const* rows, int64_t num_rows, int64_t columns, const T* tokens, int64_t stride, int64_t count,
               float* results) {
@@ -124,11 +156,12 @@ void share_rows(int64_t num_rows, Visit visit) {
 // tokens [num_tokens, stride] times the matrix; `use(tile)` gets the results. No barrier at the end.
 template <class T, class Use>
 void linear(const Matrix& matrix, const T* tokens, int64_t stride, int64_t num_tokens, Use use) {
+  const int64_t most = tile_tokens(num_tokens);
   share_rows(matrix.rows, [&](const Rows& rows) {
-    for (int64_t first = 0; first < num_tokens; first += kTileTokens) {
-      const int64_t count = num_tokens - first < kTileTokens ? num_tokens - first : kTileTokens;
+    for (int64_t first = 0; first < num_tokens; first += most) {
+      const int64_t count = num_tokens - first < most ? num_tokens - first : most;
       float results[kMostResults];
-      multiply<T>(matrix, rows, tokens + first * stride, stride, count, first < 2 * kTileTokens, results);
+      multiply<T>(matrix, rows, tokens + first * stride, stride, count, first <= most, results);
       use(Tile{rows, first, count, results});
     }
   });

@@ -19,8 +19,10 @@ struct Layer {
   const float *attention_norm, *mlp_norm;          // before attention and MLP, or null
   const float *attention_out_norm, *mlp_out_norm;  // on what they return, or null
   const float *query_norm, *key_norm;              // or null
+  const float* beside_norm;                        // of a second input that attention reads too, or null
   int64_t query_norm_size, key_norm_size;          // head_dim, or all heads together
   int64_t window;                                  // 0: none
+  int64_t is_residual_normed;                      // what attention reads of the states is added to, not the states
 };
 
 struct Model {
@@ -34,6 +36,7 @@ struct Model {
 // What is new: one entry per token. A token's path goes through its parents to the slot's text before `start`.
 struct Pass {
   int64_t num_tokens;
+  int64_t num_known;  // of them, the first ones: their keys and values are there, and nothing is computed for them
   const int64_t *slots, *starts, *nodes;  // node n of a row is written to column start + n
   const int64_t* parents;                 // index of another token of the pass, or -1
   const float *cosines, *sines;           // [positions, rotary_dim / 2]
@@ -41,7 +44,27 @@ struct Pass {
   void* const* values;
   const int64_t* columns;  // per layer
   float* const* taps;      // per layer: where to copy the hidden states behind it, or null
+  const float* beside;     // second input [computed tokens, hidden] of layers that have one
   int64_t num_threads;
+};
+
+// A pass of one layer with two inputs, embeddings of tokens and states fused from those of another model; and what
+// follows: the final norm, the output matrix, the best token, and the layer again for that token and its own states.
+struct Chain {
+  Matrix fuse, head;      // [hidden, taps], [ids, hidden]
+  const void* taps;       // [tokens of the pass, taps]; null: nothing is fused
+  const float* given;     // then the states themselves [tokens of the pass, hidden]
+  const int64_t* tokens;  // [tokens of the pass]
+  const float* final_norm;
+  const int64_t* ids;      // token of each row of the head; null: the row's number
+  const void* embedding;   // [embedding_rows, hidden]
+  int64_t embedding_rows;  // tokens beyond them are read as token 0
+  int64_t num_drafts, depth;
+  const int64_t* last;  // token of the pass that each draft goes on from
+  float* states;        // [num_drafts, hidden] behind that token
+  float* logits;        // [num_drafts, ids]: the last ones in the end
+  int64_t* token_ids;   // [num_drafts, depth]; -1: logits were not finite, and what follows means nothing
+  float* signals;       // [num_drafts, depth, 3]: entropy, largest and second probability; or null
 };
 
 namespace {
@@ -49,40 +72,55 @@ namespace {
 // The nodes on each token's way from the slot's text to itself.
 class Paths {
  public:
-  explicit Paths(const Pass& pass) : branches_(pass.num_tokens), depths_(pass.num_tokens) {
+  explicit Paths(const Pass& pass)
+      : branches_(pass.num_tokens), depths_(pass.num_tokens), first_(pass.num_known) {
     for (int64_t token = 0; token < pass.num_tokens; ++token) {
       const int64_t parent = pass.parents[token];
       depths_[token] = parent < 0 ? 0 : depths_[parent] + 1;
       line_.push_back(token);
       longest_ = std::max(longest_, pass.starts[token] + depths_[token] + 1);
       if (depths_[token] == pass.nodes[token]) continue;  // then all nodes before it are on its path
-      branches_[token].assign(nodes(parent), nodes(parent) + depths_[token]);
+      branches_[token].assign(way_to(parent), way_to(parent) + depths_[token]);
       branches_[token].push_back(pass.nodes[token]);
     }
   }
-  int64_t depth(int64_t token) const { return depths_[token]; }
+  // Tokens are counted from the first that is computed.
+  int64_t depth(int64_t token) const { return depths_[first_ + token]; }
+  const int64_t* nodes(int64_t token) const { return way_to(first_ + token); }
   int64_t longest() const { return longest_; }  // positions that a token sees at most
-  const int64_t* nodes(int64_t token) const {
+
+ private:
+  const int64_t* way_to(int64_t token) const {
     return token < 0 || branches_[token].empty() ? line_.data() : branches_[token].data();
   }
 
- private:
   std::vector<int64_t> line_;  // 0, 1, 2, ...
   std::vector<std::vector<int64_t>> branches_;
   std::vector<int64_t> depths_;
-  int64_t longest_ = 0;
+  int64_t first_, longest_ = 0;
 };
+
+// The tokens that are computed.
+inline Pass computed(Pass pass) {
+  pass.num_tokens -= pass.num_known;
+  pass.slots += pass.num_known;
+  pass.starts += pass.num_known;
+  pass.nodes += pass.num_known;
+  return pass;
+}
 
 template <class T>
 struct Workspace {
-  int64_t hidden, heads, intermediate;  // strides, in numbers
-  std::vector<T> normed, mixed, active;
+  int64_t hidden, inputs, heads, intermediate;  // strides, in numbers
+  std::vector<T> normed, joined, mixed, active;
   std::vector<float> queries, keys, values, returned;
   Workspace(const Model& model, int64_t num_tokens)
       : hidden(padded(model.hidden)),
+        inputs(padded(model.layers[0].query.columns)),
         heads(padded(model.heads.num_heads * model.heads.head_dim)),
         intermediate(padded(model.intermediate)),
         normed(num_tokens * hidden),
+        joined(model.layers[0].beside_norm == nullptr ? 0 : num_tokens * inputs),
         mixed(num_tokens * heads),
         active(num_tokens * intermediate),
         queries(num_tokens * model.heads.num_heads * model.heads.head_dim),
@@ -145,9 +183,14 @@ class LayerRun {
   // Called by all threads; ends with a barrier.
   void operator()() {
     const int64_t count = pass_.num_tokens;
-    normalise_tokens(hidden_, layer_.attention_norm, count, model_.hidden, model_.norm_epsilon,
-                     space_.normed.data(), space_.hidden);
-    project();
+    if (layer_.beside_norm != nullptr) {
+      join();
+      project(space_.joined.data());
+    } else {
+      normalise_tokens(hidden_, layer_.attention_norm, count, model_.hidden, model_.norm_epsilon,
+                       space_.normed.data(), space_.hidden);
+      project(space_.normed.data());
+    }
     write_keys();
     mix();
     add_to_residual(layer_.output, space_.mixed.data(), space_.heads, layer_.attention_out_norm);
@@ -162,11 +205,24 @@ class LayerRun {
   }
 
  private:
-  void project() {
-    const T* normed = space_.normed.data();
-    linear(layer_.query, normed, space_.hidden, pass_.num_tokens, Copy{space_.queries.data(), layer_.query.rows});
-    linear(layer_.key, normed, space_.hidden, pass_.num_tokens, Copy{space_.keys.data(), layer_.key.rows});
-    linear(layer_.value, normed, space_.hidden, pass_.num_tokens, Copy{space_.values.data(), layer_.value.rows});
+  // Both inputs side by side, each with its norm.
+  void join() {
+    const int64_t size = model_.hidden;
+#pragma omp for schedule(static)
+    for (int64_t token = 0; token < pass_.num_tokens; ++token) {
+      float* states = hidden_ + token * size;
+      T* joined = space_.joined.data() + token * space_.inputs;
+      normalise(pass_.beside + token * size, layer_.beside_norm, size, model_.norm_epsilon, joined);
+      normalise(states, layer_.attention_norm, size, model_.norm_epsilon, joined + size);
+      if (layer_.is_residual_normed) normalise(states, layer_.attention_norm, size, model_.norm_epsilon, states);
+    }
+  }
+
+  void project(const T* inputs) {
+    const int64_t stride = space_.inputs, count = pass_.num_tokens;
+    linear(layer_.query, inputs, stride, count, Copy{space_.queries.data(), layer_.query.rows});
+    linear(layer_.key, inputs, stride, count, Copy{space_.keys.data(), layer_.key.rows});
+    linear(layer_.value, inputs, stride, count, Copy{space_.values.data(), layer_.value.rows});
 #pragma omp barrier
   }
 
@@ -239,18 +295,22 @@ class LayerRun {
   void activate() {
     const T* normed = space_.normed.data();
     const int64_t num_tokens = pass_.num_tokens;
+    const int64_t most = tile_tokens(num_tokens);
     share_rows(layer_.gate.rows, [&](const Rows& rows) {
-      for (int64_t first = 0; first < num_tokens; first += kTileTokens) {
-        const int64_t count = num_tokens - first < kTileTokens ? num_tokens - first : kTileTokens;
+      for (int64_t first = 0; first < num_tokens; first += most) {
+        const int64_t count = num_tokens - first < most ? num_tokens - first : most;
         float gates[kMostResults] = {}, ups[kMostResults] = {};
         const T* tokens = normed + first * space_.hidden;
-        multiply<T>(layer_.gate, rows, tokens, space_.hidden, count, first < 2 * kTileTokens, gates);
-        multiply<T>(layer_.up, rows, tokens, space_.hidden, count, first < 2 * kTileTokens, ups);
-        const Floats gate = load<Floats>(gates);
-        const Floats active = gate / (1.0f + exponential(-gate)) * load<Floats>(ups);
-        for (int64_t i = 0; i < count * rows.count; ++i)
-          store(space_.active.data() + (first + i / rows.count) * space_.intermediate + rows.at(i % rows.count),
-                active[i]);
+        multiply<T>(layer_.gate, rows, tokens, space_.hidden, count, first <= most, gates);
+        multiply<T>(layer_.up, rows, tokens, space_.hidden, count, first <= most, ups);
+        T active[kMostResults];
+        for (int64_t i = 0; i < count * rows.count; i += kFloats) {
+          const Floats gate = load<Floats>(gates + i);
+          store_all(active + i, gate / (1.0f + exponential(-gate)) * load<Floats>(ups + i));
+        }
+        for (int64_t token = 0; token < count; ++token)
+          for (int64_t i = 0; i < rows.count; ++i)
+            space_.active[(first + token) * space_.intermediate + rows.at(i)] = active[token * rows.count + i];
       }
     });
 #pragma omp barrier
@@ -276,8 +336,9 @@ class LayerRun {
 };
 
 template <class T>
-int64_t run_layers(const Model& model, const Pass& pass, float* hidden, int64_t first, int64_t last) try {
-  const Paths paths(pass);
+int64_t run_layers(const Model& model, const Pass& whole, float* hidden, int64_t first, int64_t last) try {
+  const Paths paths(whole);
+  const Pass pass = computed(whole);
   Workspace<T> space(model, pass.num_tokens);
   int64_t is_short = 0;  // no exception may leave a parallel region
 #pragma omp parallel num_threads(pass.num_threads)
@@ -292,6 +353,174 @@ int64_t run_layers(const Model& model, const Pass& pass, float* hidden, int64_t 
       LayerRun<T>(model, pass, paths, space, scratch, hidden, index)();
   }
   return is_short;
+} catch (const std::bad_alloc&) {
+  return 1;
+}
+
+// The token after each draft, and what a controller may know of it.
+struct Choice {
+  int64_t row;  // of the head; -1: the logits are not finite
+  float largest, second;
+};
+
+inline Choice choose(const float* logits, int64_t count) {
+  const Floats kLowest = Floats{} - INFINITY;
+  Floats largest = kLowest, second = kLowest, spoilt = {};
+  for (int64_t i = 0; i < count; i += kFloats) {
+    Floats part = i + kFloats <= count ? load<Floats>(logits + i) : load_floats(logits + i, count - i);
+    for (int64_t lane = count - i; lane < kFloats; ++lane) part[lane] = -INFINITY;
+    spoilt += part != part ? Floats{} + 1.0f : Floats{};
+    const Floats smaller = part < largest ? part : largest;
+    second = smaller > second ? smaller : second;
+    largest = part > largest ? part : largest;
+  }
+  Choice choice{-1, -INFINITY, -INFINITY};
+  for (int64_t lane = 0; lane < kFloats; ++lane) {
+    choice.second = std::max({choice.second, second[lane], std::min(choice.largest, largest[lane])});
+    choice.largest = std::max(choice.largest, largest[lane]);
+  }
+  if (total(spoilt) > 0.0f || !std::isfinite(choice.largest)) return choice;
+  for (choice.row = 0; logits[choice.row] != choice.largest;) ++choice.row;
+  return choice;
+}
+
+// Entropy in nats, largest and second probability.
+inline void write_signals(const float* logits, int64_t count, const Choice& choice, float* signals) {
+  Floats sums = {}, products = {};
+  for (int64_t i = 0; i < count; i += kFloats) {
+    Floats part = i + kFloats <= count ? load<Floats>(logits + i) : load_floats(logits + i, count - i);
+    part -= choice.largest;
+    part = part < -87.0f ? Floats{} - 87.0f : part;
+    Floats powers = exponential(part);
+    for (int64_t lane = count - i; lane < kFloats; ++lane) powers[lane] = 0.0f;
+    sums += powers;
+    products += powers * part;
+  }
+  const float sum = total(sums);
+  signals[0] = std::log(sum) - total(products) / sum;
+  signals[1] = 1.0f / sum;
+  signals[2] = std::exp(choice.second - choice.largest) / sum;
+}
+
+// Drafts in one parallel region: no token of a draft but waits for the one before.
+template <class T>
+class ChainRun {
+ public:
+  ChainRun(const Model& model, const Pass& pass, const Chain& chain)
+      : model_(model), chain_(chain), first_paths_(pass), space_(model, pass.num_tokens),
+        taps_(pass.num_tokens * padded(chain.fuse.columns)), normed_(chain.num_drafts * space_.hidden),
+        hidden_(pass.num_tokens * model.hidden), embedded_(hidden_.size()), states_(chain.num_drafts * model.hidden),
+        slots_(chain.num_drafts), starts_(chain.num_drafts), nodes_(chain.num_drafts), parents_(chain.num_drafts, -1),
+        first_(pass), next_(pass) {
+    for (int64_t draft = 0; draft < chain.num_drafts; ++draft) {
+      const int64_t last = chain.last[draft];
+      slots_[draft] = pass.slots[last];
+      starts_[draft] = pass.starts[last] + pass.nodes[last] + 1;
+    }
+    next_.num_tokens = chain.num_drafts;
+    next_.slots = slots_.data();
+    next_.starts = starts_.data();
+    next_.nodes = nodes_.data();
+    next_.parents = parents_.data();
+    first_.beside = next_.beside = embedded_.data();
+    next_paths_ = Paths(next_);
+  }
+
+  int64_t operator()() {
+    int64_t is_short = 0;
+#pragma omp parallel num_threads(first_.num_threads)
+    {
+      AttentionScratch<T> scratch;
+      if (!scratch.reserve(model_.heads, std::max(first_paths_.longest(), next_paths_.longest() + chain_.depth))) {
+#pragma omp atomic write
+        is_short = 1;
+      }
+#pragma omp barrier
+      for (int64_t index = 0; index < chain_.depth && !is_short; ++index) {
+        if (index == 0)
+          fuse(), LayerRun<T>(model_, first_, first_paths_, space_, scratch, hidden_.data(), 0)();
+        else
+          LayerRun<T>(model_, next_, next_paths_, space_, scratch, states_.data(), 0)();
+        extend(index);
+      }
+    }
+    return is_short;
+  }
+
+ private:
+  // Both are called by all threads, and end with a barrier.
+  void fuse() {
+    const int64_t columns = chain_.fuse.columns, stride = padded(columns);
+    const T* taps = static_cast<const T*>(chain_.taps);
+    const int64_t size = model_.hidden;
+#pragma omp for schedule(static)
+    for (int64_t token = 0; token < first_.num_tokens; ++token) {
+      embed(chain_.tokens[token], embedded_.data() + token * size);
+      if (taps == nullptr)
+        std::memcpy(hidden_.data() + token * size, chain_.given + token * size, size * sizeof(float));
+      else
+        std::memcpy(taps_.data() + token * stride, taps + token * columns, columns * sizeof(T));
+    }
+    if (taps == nullptr) return;
+    linear(chain_.fuse, taps_.data(), stride, first_.num_tokens, Copy{hidden_.data(), model_.hidden});
+#pragma omp barrier
+  }
+
+  void extend(int64_t index) {
+    const int64_t size = model_.hidden, count = chain_.num_drafts;
+#pragma omp for schedule(static)
+    for (int64_t draft = 0; draft < count; ++draft) {
+      float* states = states_.data() + draft * size;
+      if (index == 0) {
+        std::memcpy(states, hidden_.data() + chain_.last[draft] * size, size * sizeof(float));
+        std::memcpy(chain_.states + draft * size, states, size * sizeof(float));
+      } else {
+        ++starts_[draft];
+      }
+      normalise(states, chain_.final_norm, size, model_.norm_epsilon, normed_.data() + draft * space_.hidden);
+    }
+    linear(chain_.head, normed_.data(), space_.hidden, count, Copy{chain_.logits, chain_.head.rows});
+#pragma omp barrier
+#pragma omp for schedule(static)
+    for (int64_t draft = 0; draft < count; ++draft) take(draft, index);
+  }
+
+  void take(int64_t draft, int64_t index) {
+    const int64_t place = draft * chain_.depth + index;
+    const float* logits = chain_.logits + draft * chain_.head.rows;
+    const Choice choice = choose(logits, chain_.head.rows);
+    const int64_t row = choice.row < 0 ? 0 : choice.row;
+    const int64_t token_id = chain_.ids == nullptr ? row : chain_.ids[row];
+    chain_.token_ids[place] = choice.row < 0 ? -1 : token_id;
+    if (chain_.signals != nullptr) write_signals(logits, chain_.head.rows, choice, chain_.signals + 3 * place);
+    embed(token_id, embedded_.data() + draft * model_.hidden);
+  }
+
+  void embed(int64_t token_id, float* to) const {
+    const int64_t size = model_.hidden;
+    const T* embedding = static_cast<const T*>(chain_.embedding);
+    const T* from = embedding + (token_id < chain_.embedding_rows ? token_id : 0) * size;
+    for (int64_t i = 0; i < size; i += kFloats) {
+      const int64_t left = size - i < kFloats ? size - i : kFloats;
+      const Floats numbers = left == kFloats ? load_floats(from + i) : load_floats(from + i, left);
+      std::memcpy(to + i, &numbers, left * sizeof(float));
+    }
+  }
+
+  const Model& model_;
+  const Chain& chain_;
+  const Paths first_paths_;
+  Workspace<T> space_;
+  std::vector<T> taps_, normed_;
+  std::vector<float> hidden_, embedded_, states_;
+  std::vector<int64_t> slots_, starts_, nodes_, parents_;
+  Pass first_, next_;
+  Paths next_paths_{Pass{}};
+};
+
+template <class T>
+int64_t run_chain(const Model& model, const Pass& pass, const Chain& chain) try {
+  return ChainRun<T>(model, pass, chain)();
 } catch (const std::bad_alloc&) {
   return 1;
 }
@@ -326,14 +555,21 @@ extern "C" {
 // Bytes of the structures, for whoever declares them in another language.
 EVODRAFT_EXPORT extern const int64_t evodraft_sizes[];
 const int64_t evodraft_sizes[] = {sizeof(evodraft::Matrix), sizeof(evodraft::Layer), sizeof(evodraft::Model),
-                                  sizeof(evodraft::Pass)};
+                                  sizeof(evodraft::Pass), sizeof(evodraft::Chain)};
 
-// hidden [num_tokens, hidden] is what comes before layer `first`, and becomes what comes behind layer `last` - 1.
+// hidden [computed tokens, hidden] is what comes before layer `first`, and becomes what comes behind layer `last` - 1.
 // Returns 0, or 1 if memory ran out before anything was written.
 EVODRAFT_EXPORT int64_t evodraft_layers(const evodraft::Model* model, const evodraft::Pass* pass, float* hidden, int64_t first,
                         int64_t last) {
   const auto run = model->is_bfloat16 ? evodraft::run_layers<evodraft::BFloat16> : evodraft::run_layers<float>;
   return run(*model, *pass, hidden, first, last);
+}
+
+// A pass of a model of one layer with two inputs, and the drafts that go on from it. Returns as above.
+EVODRAFT_EXPORT int64_t evodraft_chain(const evodraft::Model* model, const evodraft::Pass* pass,
+                                       const evodraft::Chain* chain) {
+  const auto run = model->is_bfloat16 ? evodraft::run_chain<evodraft::BFloat16> : evodraft::run_chain<float>;
+  return run(*model, *pass, *chain);
 }
 
 // The root mean square norm of tokens [num_tokens, size] with weight [size]: results, of the same shape.

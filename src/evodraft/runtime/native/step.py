@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from evodraft.runtime.family import FamilyWeights, LayerWeights, Matrix
     from evodraft.runtime.native.library import Library
 
-_NORMS: Final = ("attention_norm", "mlp_norm", "attention_out_norm", "mlp_out_norm", "query_norm", "key_norm")
+_NORMS: Final = (
+    *("attention_norm", "mlp_norm", "attention_out_norm", "mlp_out_norm"),
+    *("query_norm", "key_norm", "beside_norm"),
+)
 
 
 class NativeStep:
@@ -44,11 +47,11 @@ class NativeStep:
         self._is_bfloat16 = weights.dtype == torch.bfloat16
         head_bias = None if weights.head.bias is None else self._copy(weights.head.bias)
         self._head = native_linear(library, weights.head.weight, head_bias)
-        self._final_norm = self._copy(weights.final_norm)
+        self.final_norm = self._copy(weights.final_norm)  # [hidden] float32
         self._buffers = _KnownBuffers()
         layers = [self._layer(layer) for layer in weights.layers]
         self._layers = (native.Layer * len(layers))(*layers)
-        self._model = native.Model(
+        self.model = native.Model(
             layers=self._layers,
             num_heads=weights.num_heads,
             num_kv_heads=weights.num_kv_heads,
@@ -83,40 +86,62 @@ class NativeStep:
         first: int,
         last: int,
         taps: Collection[int],
+        beside: torch.Tensor | None = None,  # [batch, width, hidden] float32: what layers of two inputs read too
+        known: Sequence[int] | None = None,  # [batch]
     ) -> LayersOutput:
-        real = _real_tokens(step)
+        """The first `known` nodes of each row were computed by a pass over the same slots from the same start: they are
+        not computed again, and come back as zeros."""
+        real = _real_tokens(step, known)
         rows = hidden.flatten(0, 1) if real is None else hidden.flatten(0, 1)[real]  # [tokens, hidden]
         rows = rows.to(torch.float32, copy=True, memory_format=torch.contiguous_format)  # the library overwrites it
         tapped = {layer: torch.empty_like(rows) for layer in taps if first < layer <= last}
-        num_tokens = rows.shape[0]
-        books = (ctypes.c_int64 * (4 * num_tokens))(*_books(step))
-        places = [ctypes.addressof(books) + part * num_tokens * ctypes.sizeof(ctypes.c_int64) for part in range(4)]
+        more = None if beside is None else beside.flatten(0, 1) if real is None else beside.flatten(0, 1)[real]
+        books = books_of(step) if known is None else _books_of_trees(step, known)
+        call = self.call(cache, step, books, first, last, None if more is None else more.float().contiguous())
+        call.num_known = 0 if known is None else sum(known)
+        call.taps = native.pointers([tapped[i].data_ptr() if i in tapped else None for i in range(1, last + 1)])
+        if not self.library.layers(self.model, call, rows.data_ptr(), first, last):
+            raise short_of_memory(rows.shape[0])
+        size = hidden.shape
+        return LayersOutput(_spread(rows, real, size), {i: _spread(tapped[i], real, size) for i in tapped})
+
+    def call(
+        self,
+        cache: SlotCache,
+        step: CachePass,
+        books: Sequence[int],  # [4 * tokens], of `books_of`
+        first: int,
+        last: int,
+        beside: torch.Tensor | None,  # [tokens, hidden] float32, contiguous
+    ) -> native.Pass:
+        """A pass as the library takes it, without taps; it keeps alive what it points to."""
         cosines, sines = self._weights.rotary.tables(step.columns)
         buffers = self._buffers.at(first, [cache.buffers(layer, step, self._shape) for layer in range(first, last)])
+        num_tokens = len(books) // 4
+        numbers = (ctypes.c_int64 * len(books))(*books)
+        place, stride = ctypes.addressof(numbers), num_tokens * ctypes.sizeof(ctypes.c_int64)
         call = native.Pass(
             num_tokens,
-            *places,
+            0,
+            *(place + part * stride for part in range(4)),
             cosines.data_ptr(),
             sines.data_ptr(),
             buffers.keys,
             buffers.values,
             buffers.columns,
-            native.pointers([tapped[i].data_ptr() if i in tapped else None for i in range(1, last + 1)]),
+            native.pointers([None] * last),
+            None if beside is None else beside.data_ptr(),
             torch.get_num_threads(),
         )
-        if not self.library.layers(self._model, call, rows.data_ptr(), first, last):
-            raise CapacityError(
-                f"there is no memory left for a pass over {num_tokens} tokens; lower prefill_budget or max_batch"
-            )
-        size = hidden.shape
-        return LayersOutput(_spread(rows, real, size), {i: _spread(tapped[i], real, size) for i in tapped})
+        call.kept = (numbers, beside, cosines, sines)
+        return call
 
     def norm(self, hidden: torch.Tensor) -> torch.Tensor:  # [batch, width, hidden]
         tokens = hidden.float().contiguous()
         normed = torch.empty_like(tokens)
         size = tokens.shape[-1]
         self.library.norm(
-            self._final_norm.data_ptr(),
+            self.final_norm.data_ptr(),
             self._weights.norm_eps,
             tokens.data_ptr(),
             tokens.shape[0] * tokens.shape[1],
@@ -129,7 +154,7 @@ class NativeStep:
         return self._head(hidden)
 
     def _layer(self, weights: LayerWeights) -> native.Layer:
-        layer = native.Layer(window=weights.window or 0)
+        layer = native.Layer(window=weights.window or 0, is_residual_normed=weights.is_residual_normed)
         for name in MATRIX_NAMES:
             setattr(layer, name, self._matrix(getattr(weights, name)))
         for name in _NORMS:
@@ -182,39 +207,59 @@ class _KnownBuffers:
         return self._addresses
 
 
-def _books(step: CachePass) -> list[int]:
-    """Slots, starts, nodes and parents of all tokens that are not padding, one after the other."""
+def books_of(step: CachePass, widths: Sequence[int] | None = None) -> list[int]:  # [4 * tokens]
+    """Slots, starts, nodes and parents of all tokens that are not padding; `widths` if only the first of each row are
+    there."""
     slots: list[int] = []
     starts: list[int] = []
     nodes: list[int] = []
     parents: list[int] = []
-    for row, width in enumerate(step.widths):
+    for row, width in enumerate(step.widths if widths is None else widths):
         first = len(slots)
         slots.extend([step.slots[row]] * width)
         starts.extend([step.starts[row]] * width)
         nodes.extend(range(width))
-        parents.extend(first + parent if parent >= 0 else -1 for parent in _parents(step, row))
+        tree = range(-1, width - 1) if step.parents is None else step.parents[row]
+        parents.extend(first + parent if parent >= 0 else -1 for parent in tree)
     return [*slots, *starts, *nodes, *parents]
 
 
-def _parents(step: CachePass, row: int) -> Sequence[int]:
-    return range(-1, step.widths[row] - 1) if step.parents is None else step.parents[row]
+def _books_of_trees(step: CachePass, known: Sequence[int]) -> list[int]:  # [4 * tokens]
+    """The same, with the known nodes of all rows before the others."""
+    rows = range(len(step.widths))
+    places = [(row, node) for row in rows for node in range(known[row])]
+    places += [(row, node) for row in rows for node in range(known[row], step.widths[row])]
+    numbers = {place: number for number, place in enumerate(places)}
+    trees = [range(-1, width - 1) for width in step.widths] if step.parents is None else step.parents
+    return [
+        *(step.slots[row] for row, _ in places),
+        *(step.starts[row] for row, _ in places),
+        *(node for _, node in places),
+        *(numbers.get((row, trees[row][node]), -1) for row, node in places),
+    ]
 
 
-def _real_tokens(step: CachePass) -> torch.Tensor | None:  # [tokens]
-    """Where the tokens that are not padding lie in the flattened pass; None if all are real."""
-    if min(step.widths) == step.width:
+def short_of_memory(num_tokens: int) -> CapacityError:
+    """What is raised where the library returned that it had not enough."""
+    return CapacityError(
+        f"there is no memory left for a pass over {num_tokens} tokens; lower prefill_budget or max_batch"
+    )
+
+
+def _real_tokens(step: CachePass, known: Sequence[int] | None) -> torch.Tensor | None:  # [tokens]
+    """Where the tokens that are computed lie in the flattened pass; None if all are."""
+    if min(step.widths) == step.width and known is None:
         return None
-    return torch.tensor(list(_places(step)))
+    return torch.tensor(list(_places(step, known)))
 
 
-def _places(step: CachePass) -> Iterator[int]:
+def _places(step: CachePass, known: Sequence[int] | None) -> Iterator[int]:
     for row, width in enumerate(step.widths):
-        yield from range(row * step.width, row * step.width + width)
+        yield from range(row * step.width + (0 if known is None else known[row]), row * step.width + width)
 
 
 def _spread(rows: torch.Tensor, real: torch.Tensor | None, size: torch.Size) -> torch.Tensor:
-    """Rows [tokens, hidden] back in their places [batch, width, hidden]; padding is zero."""
+    """Rows [tokens, hidden] back in their places [batch, width, hidden]; all others are zero."""
     if real is None:
         return rows.view(size)
     spread = rows.new_zeros(size[0] * size[1], size[2])

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -101,7 +101,13 @@ inline float total(Floats vector) { return totals<1>(&vector)[0]; }
 template <class T>
 constexpr int64_t kChunk = kChunkBytes / sizeof(T);  // numbers in 64 bytes
 
-inline Floats widen(Halves halves) { return (Floats)(__builtin_convertvector(halves, Words) << 16); }
+inline Floats widen(Halves halves) {
+#if defined(__AVX512F__)  // what the compiler makes of the other line takes five instructions
+  return (Floats)(_mm512_cvtepu16_epi32((__m256i)halves) << 16);
+#else
+  return (Floats)(__builtin_convertvector(halves, Words) << 16);
+#endif
+}
 
 inline Floats load_floats(const float* from) { return load<Floats>(from); }
 inline Floats load_floats(const BFloat16* from) { return widen(load<Halves>(from)); }
@@ -114,6 +120,15 @@ inline void store(BFloat16* to, float number) {  // to the nearest, ties to even
   std::memcpy(&bits, &number, sizeof(bits));
   const uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
   to->bits = std::isnan(number) ? 0x7FC0 : static_cast<uint16_t>(rounded);
+}
+
+// A whole vector to `to`, as `store` stores its numbers.
+inline void store_all(float* to, Floats numbers) { std::memcpy(to, &numbers, sizeof(numbers)); }
+inline void store_all(BFloat16* to, Floats numbers) {
+  const Words bits = (Words)numbers;
+  const Words rounded = numbers == numbers ? (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 : Words{} + 0x7FC0;
+  const Halves halves = __builtin_convertvector(rounded, Halves);
+  std::memcpy(to, &halves, sizeof(halves));
 }
 
 // ---- 64 bytes of weights times 64 bytes of a token --------------------------------------------------------------

@@ -62,6 +62,9 @@ def _checked_plan(controller: Controller, request_id: str) -> Plan:
     expect(isinstance(plan, Plan), f"plan() returned {plan!r} instead of a Plan")
     is_width = isinstance(plan.width, int) and 0 <= plan.width <= _LARGEST_WIDTH
     expect(is_width, f"plan() returned width={plan.width!r}; it must be a whole number from 0 to {_LARGEST_WIDTH}")
+    num_nodes = plan.num_nodes
+    is_budget = num_nodes is None or (isinstance(num_nodes, int) and num_nodes >= plan.width)
+    expect(is_budget, f"plan() returned num_nodes={num_nodes!r} for width={plan.width}; no fewer, or None")
     return plan
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evodraft.drafters.base import CommittedRow, DrafterNeeds, DraftRow, DraftStep
+from evodraft.drafters.base import CommittedRow, DrafterNeeds, DraftRow, DraftStep, Grow, Grown, Growth, Place
 from evodraft.target import Chunk
 from evodraft.testing.conformance.expect import expect, expect_close
 from evodraft.types import Versions
@@ -41,6 +41,7 @@ def check_drafter(make: MakeDrafter, vocab_size: int, *, tap_size: int = 8, tole
     trial.check_pause()
     trial.check_release()
     trial.check_randomness()
+    trial.check_growth()
 
 
 class _Trial:
@@ -82,7 +83,7 @@ class _Trial:
             together = drafter.step(rows)
             for index, row in enumerate(rows):
                 alone = self._fresh_offer([*row.committed], row.drafted)
-                self._same(_row(together, index), alone, f"draft token {number + 1} of a row in a batch of 3")
+                self._same(self._row(together, index), alone, f"draft token {number + 1} of a row in a batch of 3")
                 row.drafted.append((index + number) % self.vocab_size)
             rows = rows[:2]
 
@@ -92,7 +93,7 @@ class _Trial:
         for start, end in ((0, 1), (1, 5), (5, 8)):
             drafter.admit([self._chunk(0, text, start, end)])
         step = drafter.step([DraftRow(0, text)])
-        self._same(_row(step, 0), self._fresh_offer(text, []), "the offer after a prompt in three chunks")
+        self._same(self._row(step, 0), self._fresh_offer(text, []), "the offer after a prompt in three chunks")
 
     def check_rollback(self) -> None:
         """Rejected draft tokens leave no trace, however many stood."""
@@ -107,7 +108,7 @@ class _Trial:
             self._commit(drafter, 1, committed, num_accepted)
             step = drafter.step([DraftRow(1, committed)])
             what = f"the offer after {num_accepted} of {len(drafted)} draft tokens stood"
-            self._same(_row(step, 0), self._fresh_offer(committed, []), what)
+            self._same(self._row(step, 0), self._fresh_offer(committed, []), what)
 
     def check_pause(self) -> None:
         """Rounds without drafts are caught up with."""
@@ -116,7 +117,7 @@ class _Trial:
         for length in range(5, len(text) + 1):
             self._commit(drafter, 2, text[:length], 0)
         step = drafter.step([DraftRow(2, text)])
-        self._same(_row(step, 0), self._fresh_offer(text, []), "the offer after rounds without drafts")
+        self._same(self._row(step, 0), self._fresh_offer(text, []), "the offer after rounds without drafts")
 
     def check_release(self) -> None:
         """A slot is given to another sequence, also before it ever drafted."""
@@ -128,7 +129,7 @@ class _Trial:
         self._start(drafter, 0, self._text(5, 15))
         drafter.release(0)
         step = drafter.step([self._start(drafter, 0, text)])
-        self._same(_row(step, 0), self._fresh_offer(text, []), "the offer in a slot used before")
+        self._same(self._row(step, 0), self._fresh_offer(text, []), "the offer in a slot used before")
 
     def check_randomness(self) -> None:
         """A drafter never draws: the engine does, from the law it is told (X1)."""
@@ -136,6 +137,32 @@ class _Trial:
         first = self._fresh_offer(text, [])
         expect(torch.equal(before, torch.get_rng_state()), "step() draws from torch's global generator; return a law")
         self._same(self._fresh_offer(text, []), first, "the offer of a second drafter")
+
+    def check_growth(self) -> None:
+        """Where it can grow: within limits, by the ranks it is told, and without a trace."""
+        drafter = self.make()
+        grow: Grow | None = getattr(drafter, "grow", None)
+        if grow is None:
+            return
+        texts = [self._text(6, 17), self._text(3, 18), self._text(4, 19)]
+        rows = [self._start(drafter, slot, text) for slot, text in enumerate(texts)]
+        growths = [Growth(3, 3), Growth(2, 6), Growth(1, 4)]
+        for rank in (None, _by_logits):
+            grown = grow(rows, growths, rank, True)
+            expect(len(grown) == len(rows), f"{len(grown)} trees were grown for {len(rows)} rows")
+            for tree, growth, row, text in zip(grown, growths, rows, texts, strict=True):
+                _check_tree(tree, growth, self.vocab_size)
+                expect(list(row.committed) == text and not row.drafted, "grow() changed the tokens of a row")
+        alone = self.make()
+        row = self._start(alone, 1, texts[1])
+        (wanted,) = _grow_of(alone)([row], growths[1:2], None, True)
+        expect(grown[1].token_ids == wanted.token_ids, f"a row grew {grown[1]} in a batch and {wanted} alone")
+        for slot, text in enumerate(texts):
+            longer = [*text, *self._text(3, 20)]  # of the tree nothing stood, and two rounds passed without a draft
+            for length in range(len(text) + 1, len(longer) + 1):
+                self._commit(drafter, slot, longer[:length], 0)
+            step = drafter.step([DraftRow(slot, longer)])
+            self._same(self._row(step, 0), self._fresh_offer(longer, []), "the offer after a tree of which none stood")
 
     # --- what the engine does -------------------------------------------------------------------------------------
 
@@ -165,15 +192,25 @@ class _Trial:
         for token_id in drafted:
             drafter.step([row])
             row.drafted.append(token_id)
-        return _row(drafter.step([row]), 0)
+        return self._row(drafter.step([row]), 0)
+
+    def _row(self, step: DraftStep, index: int) -> torch.Tensor | int | None:
+        """The offer of a row; a law [vocab] is -inf where no column stands for the id."""
+        if step.logits is None:
+            return None if step.token_ids is None else step.token_ids[index]
+        row = step.logits[index]
+        return row if step.ids is None else row.new_full((self.vocab_size,), -torch.inf).index_copy(0, step.ids, row)
 
     def _check_step(self, step: DraftStep, num_rows: int) -> None:
         is_one = (step.logits is None) != (step.token_ids is None)
         expect(is_one, "a DraftStep gives either logits or token_ids, exactly one of them")
         if step.logits is not None:
-            shape, wanted = tuple(step.logits.shape), (num_rows, self.vocab_size)
-            expect(shape == wanted, f"logits have shape {shape} instead of [rows, vocab] = {wanted}")
+            num_columns = self.vocab_size if step.ids is None else len(step.ids)
+            shape, wanted = tuple(step.logits.shape), (num_rows, num_columns)
+            expect(shape == wanted, f"logits have shape {shape} instead of [rows, columns] = {wanted}")
             expect(step.logits.is_floating_point(), f"logits are {step.logits.dtype}, not floating point")
+        if step.ids is not None:
+            _check_ids(step.ids.tolist(), self.vocab_size)
         if step.token_ids is not None:
             expect(len(step.token_ids) == num_rows, f"{len(step.token_ids)} token ids came for {num_rows} rows")
             wrong = [i for i in step.token_ids if i is not None and not 0 <= i < self.vocab_size]
@@ -193,10 +230,9 @@ class _Trial:
         return ids
 
 
-def _row(step: DraftStep, index: int) -> torch.Tensor | int | None:
-    if step.logits is not None:
-        return step.logits[index]
-    return None if step.token_ids is None else step.token_ids[index]
+def _check_ids(ids: list[int], vocab_size: int) -> None:
+    is_sound = ids == sorted(set(ids)) and all(0 <= token_id < vocab_size for token_id in ids)
+    expect(is_sound, f"columns stand for the ids {ids}; they must ascend within 0 .. {vocab_size - 1}, each once")
 
 
 def _simplest(offer: torch.Tensor | int | None) -> torch.Tensor | int | None:
@@ -207,3 +243,23 @@ def _simplest(offer: torch.Tensor | int | None) -> torch.Tensor | int | None:
     if len(possible) > 1:
         return offer
     return int(possible[0]) if possible else None
+
+
+def _check_tree(tree: Grown, growth: Growth, vocab_size: int) -> None:
+    expect(tree.num_tokens <= growth.num_nodes, f"{tree.num_tokens} tokens were grown, the limit was {growth}")
+    expect(tree.depth <= growth.depth, f"a tree of depth {tree.depth} was grown, the limit was {growth}")
+    expect(tree.is_chain or growth.num_nodes > growth.depth, f"{tree} is no chain, as {growth} asks for")
+    wrong = [token_id for token_id in tree.token_ids if not 0 <= token_id < vocab_size]
+    expect(not wrong, f"token ids {wrong} are outside the target's vocabulary 0 .. {vocab_size - 1}")
+    expect(len(tree.signals) == tree.num_tokens, f"{len(tree.signals)} signals came for {tree.num_tokens} tokens")
+
+
+def _by_logits(logits: torch.Tensor, ids: torch.Tensor | None, places: Sequence[Place]) -> torch.Tensor:
+    """A Rank that says what drafters do without one."""
+    expect(len(places) == len(logits), f"{len(logits)} rows of logits were to be ranked at {len(places)} places")
+    return logits.float().log_softmax(dim=-1)  # [nodes, columns]
+
+
+def _grow_of(drafter: Drafter) -> Grow:
+    grow: Grow = getattr(drafter, "grow")  # noqa: B009  # optional: not in the Drafter protocol
+    return grow

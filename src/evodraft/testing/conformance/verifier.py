@@ -42,7 +42,7 @@ class _Shape(NamedTuple):
     name: str
     parents: tuple[int, ...]
     is_drawn: bool = True  # False: chosen, without a law
-    has_bonus: bool = True
+    ends: frozenset[int] = frozenset()  # nodes that end the text
 
     @property
     def depth(self) -> int:
@@ -53,9 +53,10 @@ _SHAPES = (
     _Shape("no draft", ()),
     _Shape("a drawn chain", (ROOT, 0)),
     _Shape("a chosen chain", (ROOT, 0), is_drawn=False),
-    _Shape("a chain without a bonus row", (ROOT, 0), has_bonus=False),
+    _Shape("a chain that ends the text", (ROOT, 0), ends=frozenset({1})),
     _Shape("a drawn tree", (ROOT, ROOT, 0)),
     _Shape("a chosen tree", (ROOT, ROOT, 0, 1, 1), is_drawn=False),
+    _Shape("a tree of which one leaf ends the text", (ROOT, ROOT, 0, 1), is_drawn=False, ends=frozenset({2})),
 )
 
 
@@ -117,11 +118,10 @@ def _output(
     end = len(_PROMPT) + (shape.depth + 1 if num_tokens is None else num_tokens)
     while len(tokens) < end:
         draft = _draw(verifier, shape, request, keys, tokens, stream)
-        has_bonus = shape.has_bonus or not draft.parents
         laws = _AskedLaws(draft, tokens)
-        logits = torch.zeros(draft.num_tokens + has_bonus, _TARGET.vocab_size)
-        verdict = verifier.verify(Case(request, keys, len(tokens), draft, Scores(logits, laws, has_bonus)), stream)
-        _check_verdict(verdict, draft, laws, has_bonus)
+        logits = torch.zeros(draft.num_tokens + 1, _TARGET.vocab_size)
+        verdict = verifier.verify(Case(request, keys, len(tokens), draft, Scores(logits, laws, shape.ends)), stream)
+        _check_verdict(verdict, draft, laws, shape.ends)
         tokens += verdict.token_ids
         shape = _SHAPES[0]
     return tuple(tokens[len(_PROMPT) : end])
@@ -160,12 +160,11 @@ class _AskedLaws:
         return _TARGET.law([*self.tokens, *path])
 
 
-def _check_verdict(verdict: Verdict, draft: Draft, laws: _AskedLaws, has_bonus: bool) -> None:
+def _check_verdict(verdict: Verdict, draft: Draft, laws: _AskedLaws, ends: frozenset[int]) -> None:
     last = verdict.path[-1] if verdict.path else ROOT
     expect(list(verdict.path) == _path(draft.parents, last), f"accepted nodes {verdict.path} are no path from the root")
     accepted = tuple(draft.token_ids[node] for node in verdict.path)
-    is_open = not has_bonus and bool(verdict.path) and not draft.children(last)
-    num_tokens = len(accepted) + (not is_open)
+    num_tokens = len(accepted) + (last not in ends)
     is_sound = len(verdict.token_ids) == num_tokens and verdict.token_ids[: len(accepted)] == accepted
     expect(is_sound, f"token ids {verdict.token_ids} do not go with the accepted draft tokens {accepted}")
     walked = {ROOT, *verdict.path}

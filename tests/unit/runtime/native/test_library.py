@@ -11,15 +11,15 @@ import pytest
 
 from evodraft.runtime.native import build, library
 from evodraft.runtime.native.build import BuildError, build_library
-from evodraft.runtime.native.library import Layer, Library, Matrix, Model, Pass, load_library, pointers
+from evodraft.runtime.native.library import Chain, Layer, Library, Matrix, Model, Pass, load_library, pointers
 
 FOLDER = Path(build.__file__).parent
-SOURCES = {"Matrix": "linear.h", "Layer": "step.cpp", "Heads": "attention.h", "Model": "step.cpp", "Pass": "step.cpp"}
+SOURCES = {"Matrix": "linear.h", "Heads": "attention.h"}  # all others: step.cpp
 
 
 def members(structure: str) -> list[str]:
     """Names of a C++ structure's members in their order; those of a nested structure in its place."""
-    source = (FOLDER / SOURCES[structure]).read_text(encoding="utf-8")
+    source = (FOLDER / SOURCES.get(structure, "step.cpp")).read_text(encoding="utf-8")
     found = re.search(rf"^struct {structure} {{\n(.*?)^}};", source, re.MULTILINE | re.DOTALL)
     assert found is not None
     code = re.sub(r"//.*", "", found[1])
@@ -31,7 +31,7 @@ def members(structure: str) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("structure", [Matrix, Layer, Model, Pass])
+@pytest.mark.parametrize("structure", [Matrix, Layer, Model, Pass, Chain])
 def test_members_are_those_of_the_source(structure):
     assert [name for name, _ in structure._fields_] == members(structure.__name__)
 
@@ -40,7 +40,7 @@ def test_a_structure_of_another_size_is_refused(monkeypatch):
     class Longer(ctypes.Structure):
         _fields_ = [*Pass._fields_, ("more", ctypes.c_int64)]
 
-    monkeypatch.setattr(library, "_STRUCTURES", (Matrix, Layer, Model, Longer))
+    monkeypatch.setattr(library, "_STRUCTURES", (Matrix, Layer, Model, Longer, Chain))
     with pytest.raises(BuildError, match=r"has structures of \[.*\] bytes where \[.*\] are declared; delete it"):
         Library(build_library())
 

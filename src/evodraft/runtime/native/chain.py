@@ -1,0 +1,111 @@
+"""Drafts of best tokens in one call of the library: fused states, pass, norm, output matrix, argmax, pass, and so on.
+
+For models of one layer that reads tokens beside its states. Does not know where states come from, nor what became of
+earlier drafts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from evodraft.runtime.native import library as native
+from evodraft.runtime.native.step import books_of, short_of_memory
+from evodraft.types import Signals
+
+if TYPE_CHECKING:
+    from evodraft.runtime.cache import CachePass, SlotCache
+    from evodraft.runtime.native.step import NativeStep
+
+
+@dataclass(frozen=True, slots=True)
+class ChainWeights:
+    """What a model of one layer starts with, and goes on with. All of the type of its weights, contiguous."""
+
+    fuse: torch.Tensor  # [hidden, taps]
+    head: torch.Tensor  # [ids, hidden]
+    ids: torch.Tensor | None  # [ids] int64: token of each row; None = the row's number
+    embedding: torch.Tensor  # [embedding rows, hidden]
+
+
+class ChainStart(NamedTuple):
+    """Tokens of a pass, those of all rows one after the other; states, or what they are fused from."""
+
+    taps: torch.Tensor | None  # [tokens, taps] of the type of the weights, contiguous
+    states: torch.Tensor | None  # [tokens, hidden] float32, contiguous
+    token_ids: Sequence[int]  # [tokens], whose embeddings stand beside the states
+    widths: Sequence[int]  # [rows]
+
+
+class Chains(NamedTuple):
+    """What came of a call."""
+
+    states: torch.Tensor  # [rows, hidden] float32, behind the last token of the pass
+    logits: torch.Tensor  # [rows, ids] float32, of the last tokens drafted
+    token_ids: list[list[int]]  # [rows][depth at most]: shorter where logits were not finite
+    signals: list[list[Signals]]  # likewise; empty lists if not wanted
+
+
+def draft_chains(
+    step: NativeStep,
+    weights: ChainWeights,
+    start: ChainStart,
+    cache: SlotCache,
+    plan: CachePass,  # with room for depth - 1 tokens more than each row starts with
+    depth: int,
+    *,
+    want_signals: bool,
+) -> Chains:
+    """Best tokens after each row, `depth` of them. The caller declares the pass and ends it, as for `Step.layers`.
+
+    Raises CapacityError if memory runs out.
+    """
+    num_rows, num_tokens = len(start.widths), len(start.token_ids)
+    num_ids, size = weights.head.shape
+    states, logits = torch.empty(num_rows, size), torch.empty(num_rows, num_ids)
+    drafted, signals = (ctypes.c_int64 * (num_rows * depth))(), (ctypes.c_float * (3 * num_rows * depth))()
+    last = (ctypes.c_int64 * num_rows)(*(end - 1 for end in accumulate(start.widths)))
+    tokens = (ctypes.c_int64 * num_tokens)(*start.token_ids)
+    chain = native.Chain(
+        fuse=native.Matrix(weights.fuse.data_ptr(), None, *weights.fuse.shape),
+        head=native.Matrix(weights.head.data_ptr(), None, num_ids, size),
+        taps=_address(start.taps),
+        given=_address(start.states),
+        tokens=ctypes.addressof(tokens),
+        final_norm=step.final_norm.data_ptr(),
+        ids=_address(weights.ids),
+        embedding=weights.embedding.data_ptr(),
+        embedding_rows=weights.embedding.shape[0],
+        num_drafts=num_rows,
+        depth=depth,
+        last=ctypes.addressof(last),
+        states=states.data_ptr(),
+        logits=logits.data_ptr(),
+        token_ids=ctypes.addressof(drafted),
+        signals=ctypes.addressof(signals) if want_signals else None,
+    )
+    call = step.call(cache, plan, books_of(plan, start.widths), 0, 1, None)
+    if not step.library.chain(step.model, call, chain):
+        raise short_of_memory(num_tokens)
+    drafts = [_sound(drafted[row * depth : (row + 1) * depth]) for row in range(num_rows)]
+    known = [_signals(signals[3 * row * depth :], len(draft)) for row, draft in enumerate(drafts)]
+    return Chains(states, logits, drafts, known if want_signals else [[] for _ in drafts])
+
+
+def _sound(token_ids: list[int]) -> list[int]:
+    return token_ids[: token_ids.index(-1)] if -1 in token_ids else token_ids
+
+
+def _signals(numbers: list[float], count: int) -> list[Signals]:
+    """The best token was taken: its probability is the largest."""
+    triples = [numbers[start : start + 3] for start in range(0, 3 * count, 3)]
+    return [Signals(entropy, top1, top1 - second, top1) for entropy, top1, second in triples]
+
+
+def _address(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
