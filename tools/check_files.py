@@ -16,7 +16,7 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[1]
 MAX_BYTES = 500_000
 # The bundled models: large on purpose, and written by programs that end a file as they like.
-BUNDLE = ("demo/src/evodraft_demo/draft/", "demo/src/evodraft_demo/target/")
+BUNDLE = tuple(f"demo/src/evodraft_demo/{name}/" for name in ("draft", "target", "eagle", "eagle_general"))
 # Where Linux, macOS and Windows keep what belongs to one person.
 _HOME = re.compile(r"(?<![\w.-])(?:/home/[a-z]|/Users/[A-Za-z]|/(?:root)/|[A-Z]:\\+Users\\)")
 

@@ -1,10 +1,11 @@
-"""Everything that wants an accelerator, in one script: tests, decoding, rooflines, costs at the size of 8 B parameters.
+"""Everything that wants an accelerator, in one script: tests, decoding, rooflines, costs at 8 B parameters, a head.
 
     python benchmarks/gpu/campaign.py --out results-gpu [--only tests] [--device cuda]
 
 Runs from a checkout without installation and needs no network. Every step is meant to end within ten minutes, so that
 it can be a call of its own, and writes `<step>.json` at once; a step that fails is reported and the next one runs. What
-is measured at the size of 8 B parameters has random weights and is marked synthetic.
+is measured at the size of 8 B parameters has random weights and is marked synthetic. The step `train_head` reads
+answers of the demo target (`evodraft train generate`) from the folder `--generated` and leaves the head in `--out`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,17 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from evodraft.assemble import LoadOptions
+    from evodraft.bench.contestants import Ask
+    from evodraft.bench.own import Method
+    from evodraft.bench.synthetic import RandomPair, Workload
+    from evodraft.drafters.eagle.head import EagleHead
 
 PROJECT = Path(__file__).parents[2]
 SOURCES = [str(PROJECT / "src"), str(PROJECT / "demo" / "src")]
@@ -36,6 +42,10 @@ class Settings:
     max_new_tokens: int
     prompts_per_domain: int
     shape: str  # of the random weights
+    out: Path
+    generated: Path  # folder of answers of the demo target
+    minutes: float  # of training
+    batch: int  # rows of a training step
 
 
 def run_tests(settings: Settings) -> dict[str, object]:
@@ -137,6 +147,109 @@ def run_heads(settings: Settings) -> dict[str, object]:
     return {"heads": [asdict(head) for head in heads]}
 
 
+def run_eagle(settings: Settings) -> dict[str, object]:
+    """A head of the target's width with random weights: what a draft costs, by slice of the output matrix and by form.
+
+    Acceptance of chains is forced; of trees it is what random weights give, next to none.
+    """
+    from evodraft.bench.synthetic import Workload, random_pair
+
+    pair = random_pair(settings.shape, "bfloat16", settings.device, num_draft_layers=0)
+    head = random_head(pair)
+    workload = Workload(max_new_tokens=settings.max_new_tokens)
+    return {
+        "synthetic": pair.note,
+        "workload": asdict(workload),
+        "head_parameters": sum(parameter.numel() for parameter in head.parameters()),
+        "drafts": {f"batch {size}": draft_costs(pair, head, workload, size) for size in (1, 8)},
+    }
+
+
+def random_head(pair: RandomPair) -> EagleHead:
+    """One layer of the target's sizes, without matrices of its own; taps as in published heads where these fit."""
+    from evodraft.drafters.eagle.head import published_taps
+    from evodraft.training.head_start import new_head
+
+    depth = pair.num_layers
+    taps = published_taps(depth) if depth >= 7 else (0, depth // 2, depth)
+    return new_head(pair.target.model, taps).to(pair.target.model.dtype).eval().requires_grad_(False)
+
+
+def draft_costs(
+    pair: RandomPair, head: EagleHead, workload: Workload, batch_size: int
+) -> dict[str, dict[str, float | str]]:
+    """Every way to draft, its engine freed before the next one is built."""
+    from evodraft.assemble import LoadOptions
+    from evodraft.bench.own import Method, Stage
+    from evodraft.bench.synthetic import ForcedAcceptance
+    from evodraft.config import EngineConfig
+
+    limit = workload.num_prompt_tokens + workload.max_new_tokens
+    config = EngineConfig(max_batch=batch_size, max_model_len=limit)
+    stage = Stage(pair.target, LoadOptions(runtime="eager"), config, synthetic=pair.note)
+    vocab_size = pair.target.model.config.vocab_size
+    costs = {}
+    for name, (options, temperature, is_forced) in ways_to_draft(head, vocab_size, workload.num_draft_tokens).items():
+        forced = replace(stage, verifier=ForcedAcceptance(0.8, workload.schedule, workload.seed))
+        method = Method(name, options, forced if is_forced else stage)
+        costs[name] = rounds_of(method, workload.asks(vocab_size, batch_size, temperature), workload.repeats)
+        method.close()
+    return costs
+
+
+def ways_to_draft(
+    head: EagleHead, vocab_size: int, num_draft_tokens: int
+) -> dict[str, tuple[dict[str, object], float, bool]]:
+    """Name -> options, temperature, and whether acceptance is forced: chains that are drawn or grown, and trees."""
+    from evodraft.drafters.vocabulary import Vocabulary
+
+    quarter = Vocabulary(tuple(range(vocab_size // 4)), "a quarter of the ids")
+    tree = {"name": "fixed", "num_draft_tokens": num_draft_tokens, "num_nodes": 6 * num_draft_tokens}
+    forms: dict[str, tuple[object, float, bool]] = {
+        "drawn chain": (f"fixed:{num_draft_tokens}", 0.7, True),
+        "grown chain": (f"fixed:{num_draft_tokens}", 0.0, True),
+        "tree": (tree, 0.0, False),
+    }
+    ways: dict[str, tuple[dict[str, object], float, bool]] = {"plain": ({"drafter": None}, 0.0, False)}
+    for form, (controller, temperature, is_forced) in forms.items():
+        for ids, vocabulary in {"all ids": None, "a quarter": quarter}.items():
+            drafter = {"name": "eagle", "head": head}
+            options = {"drafter": drafter, "controller": controller, "vocabulary": vocabulary}
+            ways[f"{form}, {ids}"] = (options, temperature, is_forced)
+    return ways
+
+
+def rounds_of(method: Method, asks: list[Ask], repeats: int) -> dict[str, float | str]:
+    """Means over rounds, the first run left out: seconds are of the whole batch."""
+    outcomes = [method.generate(asks) for _ in range(repeats + 1)][1:]
+    errors = [answer.error for outcome in outcomes for answer in outcome.answers if answer.error is not None]
+    if errors:
+        raise RuntimeError(f"{method.profile.name}: {errors[0]}")
+    rounds = [record for outcome in outcomes for record in outcome.rounds]
+    num_tokens = sum(len(answer.token_ids) for outcome in outcomes for answer in outcome.answers)
+    return {
+        "note": method.profile.synthetic or "",
+        "draft_ms": 1e3 * fmean(record.draft_s for record in rounds),
+        "score_ms": 1e3 * fmean(record.score_s for record in rounds),
+        "num_drafted": fmean(record.num_drafted for record in rounds),
+        "num_accepted": fmean(record.num_accepted for record in rounds),
+        "tokens_per_s": num_tokens / sum(outcome.decode_s or 0.0 for outcome in outcomes),
+    }
+
+
+def run_training(settings: Settings) -> dict[str, object]:
+    """A head for the demo target, longer and in wider steps than a processor would: scores on held-out answers."""
+    from evodraft.training.__main__ import build_app
+
+    answers = sorted(settings.generated.glob("*.jsonl"))
+    words = ["head", "--target", str(PROJECT / "demo" / "src" / "evodraft_demo" / "target")]
+    words += [word for path in answers for word in ("--generated", str(path))]
+    words += ["--run", str(settings.out / "run"), "--out", str(settings.out / "eagle"), "--device", settings.device]
+    build_app()([*words, "--minutes", str(settings.minutes), "--batch", str(settings.batch)], standalone_mode=False)
+    config = json.loads((settings.out / "eagle" / "config.json").read_text(encoding="utf-8"))
+    return {"provenance": config["evodraft"]["provenance"]}
+
+
 def runtimes() -> dict[str, LoadOptions]:
     """What can decode on an accelerator: the model's own modules, and what replaces them."""
     from evodraft.assemble import LoadOptions
@@ -151,6 +264,8 @@ STEPS: Mapping[str, Callable[[Settings], dict[str, object]]] = {
     "plain_8b": run_plain,
     "forced_8b": run_forced,
     "heads": run_heads,
+    "eagle_8b": run_eagle,
+    "train_head": run_training,
 }
 
 
@@ -162,11 +277,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--prompts-per-domain", type=int, default=4)
-    parser.add_argument("--shape", default="llama-3.1-8b", help="of the last three; another one for a trial")
+    parser.add_argument("--shape", default="llama-3.1-8b", help="of random weights; another one for a trial")
+    parser.add_argument("--generated", type=Path, default=PROJECT / ".cache" / "generated", help="of train_head")
+    parser.add_argument("--minutes", type=float, default=8.0, help="of train_head")
+    parser.add_argument("--batch", type=int, default=64, help="rows of a step of train_head")
     given = parser.parse_args(arguments)
     sys.path[:0] = SOURCES
     given.out.mkdir(parents=True, exist_ok=True)
-    settings = Settings(given.device, given.max_new_tokens, given.prompts_per_domain, given.shape)
+    options = {name: value for name, value in vars(given).items() if name != "only"}
+    settings = Settings(**options)
     num_failed = 0
     for name in given.only or STEPS:
         started = time.perf_counter()

@@ -2,7 +2,8 @@
 
 The one place where draft tokens are drawn, so that X1 to X3 hold for every drafter and controller: a token is drawn
 from the very law that is handed to the verifier, and whether a position is drawn at all is settled before its draw.
-What a drafter grows was chosen, not drawn: it has no law, and may be cut afterwards. Does not know targets or verdicts.
+What a drafter grows was chosen, not drawn: it has no law, and may be cut afterwards. What it draws by itself it draws
+from the law and with the noise it is told. Does not know targets or verdicts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from evodraft.controllers.base import Progress
-from evodraft.drafters.base import DraftRow, DraftStep, Grown, Growth
+from evodraft.drafters.base import DraftRow, DraftStep, Drawn, Draws, Grown, Growth
 from evodraft.errors import ConfigError
 from evodraft.exhaustion import within_memory
 from evodraft.params import LawParams
@@ -25,9 +26,9 @@ from evodraft.types import ROOT, Draft, Signals
 
 if TYPE_CHECKING:
     from evodraft.controllers.base import Controller
-    from evodraft.drafters.base import Drafter, Grow, Place
+    from evodraft.drafters.base import Drafter, Draw, Grow, Place
     from evodraft.exhaustion import GiveUp
-    from evodraft.sampling import NoiseKey, RandomStream
+    from evodraft.sampling import KeyWords, NoiseKey, RandomStream
     from evodraft.session import Session
     from evodraft.types import Plan, Versions
     from evodraft.verifiers.base import Verifier
@@ -56,10 +57,17 @@ class _Row:
     laws: list[_Law | None] = field(default_factory=list)  # of the drawn tokens; None = chosen
     ahead: list[_Token] | None = None  # of what was grown, the last first: not taken yet; None = step by step
     tree: Grown | None = None
+    drawn: Drawn | None = None  # by the drafter
 
     @property
     def is_greedy(self) -> bool:
         return self.session.request.params.temperature == 0.0
+
+    @property
+    def has_plain_law(self) -> bool:
+        """Whether q is a softmax with nothing cut off."""
+        law = self.session.request.params.law
+        return law.temperature > 0.0 and law == LawParams(law.temperature)
 
     @property
     def is_open(self) -> bool:
@@ -81,6 +89,10 @@ class _Row:
         if self.tree is not None:
             signals = self.tree.signals or (None,) * self.tree.num_tokens
             return Draft(self.tree.token_ids, self.tree.parents, None, signals, versions)
+        if self.drawn is not None:
+            token_ids = self.drawn.token_ids
+            q = _on_all_ids(self.drawn.q, self.drawn.ids, vocab_size) if token_ids else None
+            return Draft.chain(token_ids, q, (None,) * len(token_ids), versions)
         q = _full_laws(self.draft.drafted, self.laws, vocab_size)
         return Draft.chain(self.draft.drafted, q, self.progress.signals, versions)
 
@@ -109,6 +121,10 @@ class DraftRound:
         grow: Grow | None = getattr(self.drafter, "grow", None)
         if grow is not None:
             self._grow([row for row in active if row.is_greedy or row.progress.plan.num_nodes is not None], grow)
+        draw: Draw | None = getattr(self.drafter, "draw", None)
+        key_words: KeyWords | None = getattr(self.stream, "key_words", None)
+        if draw is not None and key_words is not None and not self.controller.needs_signals:
+            self._draw_ahead([row for row in active if row.ahead is None and row.has_plain_law], draw, key_words)
         while active:
             active = self._allowed(self._longer(active))
         versions = self.drafter.versions
@@ -179,6 +195,42 @@ class DraftRound:
             q = torch.stack([laws[index] for index in range(len(rows))])
         keys = [self.verifier.draft_key(row.session.request, row.session.keys, row.draft.length) for row in rows]
         return q, self.stream.draw(q, keys, ids)
+
+    # --- drawing by the drafter -----------------------------------------------------------------------------------
+
+    def _draw_ahead(self, rows: list[_Row], draw: Draw, key_words: KeyWords) -> None:
+        """Lets the drafter draw whole chains, of which all is settled before the first draw. Rows that it leaves out go
+        on step by step."""
+        settled = [self._settled(row, count, key_words) for row, count in zip(rows, self._counts(rows), strict=True)]
+        for row in rows:
+            row.ahead = []
+
+        def run(rows: Sequence[_Row]) -> list[Drawn | None]:
+            return draw([row.draft for row in rows], settled[: len(rows)])
+
+        found = within_memory(rows, run, self.give_up) or []
+        for row, drawn in zip(rows, found, strict=True):
+            if drawn is None:
+                row.ahead = None
+            else:
+                row.drawn = _cut_behind_stop(row.session, drawn)
+
+    def _counts(self, rows: Sequence[_Row]) -> list[int]:
+        """How many tokens each row may draw, the one that was allowed already among them. Between the draws nobody
+        would learn anything but that there was one more, so the controller can be asked before."""
+        known = [Progress(row.progress.request_id, row.progress.plan, [None]) for row in rows]
+        growing = known
+        while growing := [progress for progress in growing if progress.num_drawn < progress.plan.width]:
+            mask = self.controller.more(growing)
+            growing = [progress for progress, is_allowed in zip(growing, mask, strict=True) if is_allowed]
+            for progress in growing:
+                progress.signals.append(None)
+        return [progress.num_drawn for progress in known]
+
+    def _settled(self, row: _Row, count: int, key_words: KeyWords) -> Draws:
+        request, start = row.session.request, row.draft.length
+        keys = [self.verifier.draft_key(request, row.session.keys, start + number) for number in range(count)]
+        return Draws(request.params.temperature, tuple(key_words(keys)))
 
     # --- growing --------------------------------------------------------------------------------------------------
 
@@ -270,6 +322,14 @@ def _cut_at_stops(session: Session, grown: Grown) -> Grown:
     )
 
 
+def _cut_behind_stop(session: Session, drawn: Drawn) -> Drawn:
+    """Without what stands behind a token that ends the request; that one was known before what it ends (X2)."""
+    for number, token_id in enumerate(drawn.token_ids, start=1):
+        if session.stops_at(token_id, session.num_tokens + number):
+            return drawn.first(number)
+    return drawn
+
+
 def _full_laws(
     token_ids: Sequence[int], laws: Sequence[_Law | None], vocab_size: int
 ) -> torch.Tensor | None:  # [tokens, vocab]
@@ -280,7 +340,7 @@ def _full_laws(
     ids = drawn[0].ids
     if len(drawn) == len(laws) and all(law.ids is ids for law in drawn):
         q = torch.stack([law.q for law in drawn])
-        return q if ids is None else q.new_zeros(len(drawn), vocab_size).index_copy_(1, ids, q)
+        return _on_all_ids(q, ids, vocab_size)
     full = drawn[0].q.new_zeros(len(laws), vocab_size)
     for row, token_id, law in zip(full, token_ids, laws, strict=True):
         if law is None:
@@ -288,3 +348,9 @@ def _full_laws(
         else:
             row[slice(None) if law.ids is None else law.ids] = law.q
     return full
+
+
+def _on_all_ids(
+    q: torch.Tensor, ids: torch.Tensor | None, vocab_size: int
+) -> torch.Tensor:  # [tokens, columns], [columns] -> [tokens, vocab]
+    return q if ids is None else q.new_zeros(len(q), vocab_size).index_copy_(1, ids, q)

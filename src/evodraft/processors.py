@@ -14,10 +14,10 @@ import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from evodraft.errors import EvodraftError, UserCodeError
+from evodraft.params import LawParams
 from evodraft.sampling import to_law
 
 if TYPE_CHECKING:
-    from evodraft.params import LawParams
     from evodraft.types import LogitsProcessor, Request
 
 
@@ -85,6 +85,23 @@ class EagerLaws:
     def at(self, node: int, path: Sequence[int]) -> torch.Tensor:
         return self.laws[node + 1]
 
+    def sure(self, node: int, path: Sequence[int]) -> int | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class GreedyLaws:
+    """One-hot laws of temperature 0, of which mostly nobody needs more than the token."""
+
+    logits: torch.Tensor  # [nodes + 1, vocab]
+    best: Sequence[int]  # [nodes + 1], ties to the lowest id
+
+    def at(self, node: int, path: Sequence[int]) -> torch.Tensor:
+        return to_law(self.logits[node + 1], LawParams(temperature=0.0))
+
+    def sure(self, node: int, path: Sequence[int]) -> int | None:
+        return self.best[node + 1]
+
 
 @dataclass(frozen=True, slots=True)
 class LazyLaws:
@@ -108,6 +125,9 @@ class LazyLaws:
                 f"(largest score {scores.amax().item()}); allow at least one id and avoid NaN and +inf"
             )
         return to_law(scores[0], self.params)
+
+    def sure(self, node: int, path: Sequence[int]) -> int | None:
+        return None
 
 
 def _run(processor: LogitsProcessor, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:

@@ -171,8 +171,15 @@ class RequestKeys:
         return NoiseKey(self.seed, self.sample_index, "coupled", position)
 
 
+KeyWords = Callable[[Sequence[NoiseKey]], list[tuple[int, int]]]
+"""`HashedStream.key_words`."""
+
+
 class RandomStream(Protocol):
-    """Turns keys into choices. The enumerating double of evodraft.testing walks all of them instead."""
+    """Turns keys into choices. The enumerating double of evodraft.testing walks all of them instead.
+
+    A stream whose noise is that of `hashed_uniform` may also have a method `key_words`, so that others can make it.
+    """
 
     def draw(self, weights: torch.Tensor, keys: Sequence[NoiseKey], ids: torch.Tensor | None = None) -> torch.Tensor:
         """Columns [batch] (int64), row r with probability proportional to `weights` [batch, columns] under keys[r].
@@ -219,6 +226,10 @@ class HashedStream:
         words = None if ids is None else ids.to(torch.int32)
         return exponential_noise(keys, like.shape[-1], like.device, words, self.uniform)
 
+    def key_words(self, keys: Sequence[NoiseKey]) -> list[tuple[int, int]]:  # [batch] of int32
+        """What `hashed_uniform` knows of each key."""
+        return [_words(key) for key in keys]
+
     def accept(self, p: float, q: float, key: NoiseKey) -> bool:
         if not 0.0 < p < q:
             return p > 0.0  # certain either way, without its noise
@@ -237,9 +248,7 @@ def exponential_noise(
 
     Positive and finite everywhere, so that a race E / weight is never NaN. 32-bit arithmetic only (X15).
     """
-    digests = [_digest(key) for key in keys]
-    halves = [[_signed(digest >> 32), _signed(digest & 0xFFFFFFFF)] for digest in digests]
-    key_words = torch.tensor(halves, dtype=torch.int32, device=device)  # [batch, 2]
+    key_words = torch.tensor([_words(key) for key in keys], dtype=torch.int32, device=device)  # [batch, 2]
     if ids is None:
         ids = torch.arange(num_ids, dtype=torch.int32, device=device)
     return uniform(key_words, ids).neg_().log1p_().neg_()
@@ -262,6 +271,11 @@ def _mix(words: torch.Tensor) -> torch.Tensor:
 def _digest(key: NoiseKey) -> int:
     text = f"{key.seed}/{key.sample_index}/{key.purpose}/{key.ordinal}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+def _words(key: NoiseKey) -> tuple[int, int]:
+    digest = _digest(key)
+    return _signed(digest >> 32), _signed(digest & 0xFFFFFFFF)
 
 
 def _signed(word: int) -> int:

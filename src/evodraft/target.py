@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from evodraft.errors import NumericsError
-from evodraft.processors import EagerLaws, LazyLaws
+from evodraft.processors import EagerLaws, GreedyLaws, LazyLaws
 from evodraft.runtime.trees import HELD, depths
 from evodraft.sampling import to_laws
 from evodraft.types import ROOT, Scores
@@ -55,13 +55,23 @@ class AskedLaws:
         self.node, self.path = node, tuple(path)
         if self.rescore is not None:
             self.rescore(node, path)
-        if not self.is_sound[node + 1]:
+        self._check()
+        return self.laws.at(node, path)
+
+    def sure(self, node: int, path: Sequence[int]) -> int | None:
+        token_id = None if self.rescore is not None else self.laws.sure(node, path)
+        if token_id is not None:
+            self.node, self.path = node, tuple(path)
+            self._check()
+        return token_id
+
+    def _check(self) -> None:
+        if not self.is_sound[self.node + 1]:
             raise NumericsError(
                 f"the target returned NaN, +inf or no possible token at position "
-                f"{len(self.session.token_ids) + len(path)} of request {self.session.request.request_id}; "
+                f"{len(self.session.token_ids) + len(self.path)} of request {self.session.request.request_id}; "
                 "check its weights, or load it with dtype='float32'"
             )
-        return self.laws.at(node, path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +127,20 @@ class Target:
         logits = output.logits[..., : self.vocab_size]
         # [batch, width]; amax carries NaN along
         is_sound = [[math.isfinite(best) for best in row] for row in logits.amax(dim=-1).tolist()]
-        laws = to_laws(logits, [s.request.params.law if not s.processors else None for s in sessions])
+        is_greedy = [not s.processors and s.request.params.temperature == 0.0 for s in sessions]
+        best = logits.argmax(dim=-1).tolist() if any(is_greedy) else []  # [batch, width]
+        is_eager = [not (greedy or s.processors) for greedy, s in zip(is_greedy, sessions, strict=True)]
+        params = zip(is_eager, sessions, strict=True)
+        laws = to_laws(logits, [s.request.params.law if eager else None for eager, s in params])
         scored = []
         for row, (session, draft, piece) in enumerate(zip(sessions, drafts, pieces, strict=True)):
             rows, taps = logits[row, : len(piece)], _row_taps(output, row, len(piece))
             is_spoiled = len(piece) > 1 and not all(is_sound[row][: len(piece)])
-            if is_spoiled or row not in laws:
+            if is_spoiled or not (is_greedy[row] or is_eager[row]):
                 law = session.request.params.law
                 found: Laws = LazyLaws(rows, law, session.processors, list(session.token_ids))
             else:
-                found = EagerLaws(laws[row][: len(piece)])
+                found = GreedyLaws(rows, best[row]) if is_greedy[row] else EagerLaws(laws[row][: len(piece)])
             asked = AskedLaws(found, is_sound[row], session)
             if is_spoiled:
                 asked.rescore = self._stepwise(asked, rows, taps)

@@ -100,6 +100,16 @@ class Draft:
         """Whether every token follows the one before."""
         return self.parents == tuple(range(ROOT, len(self.parents) - 1))
 
+    def child(self, node: int, token_id: int) -> int | None:
+        """The node of `token_id` below `node`, if there is one."""
+        return next((child for child in self.children(node) if self.token_ids[child] == token_id), None)
+
+    def drawn_with(self) -> list[float]:  # [nodes]
+        """The probability with which each token was drawn; 1.0 of chosen ones."""
+        if self.q is None:
+            return [1.0] * self.num_tokens
+        return self.q[range(self.num_tokens), list(self.token_ids)].tolist()
+
     def children(self, node: int) -> list[int]:
         """Nodes whose parent is `node`, in the order in which they are tried."""
         return [index for index, parent in enumerate(self.parents) if parent == node]
@@ -122,6 +132,11 @@ class Laws(Protocol):
         Asked at most once per node and only along the accepted path, so that stateful processors see exactly the
         calls of plain decoding (X10).
         """
+        ...
+
+    def sure(self, node: int, path: Sequence[int]) -> int | None:
+        """The one token that can follow `node`, where that is known without a law; asked before `at`, and instead of
+        it unless None comes back."""
         ...
 
 

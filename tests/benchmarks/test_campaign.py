@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from evodraft.bench.contestants import Answer, Outcome, Profile
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu" / "campaign.py"
 
 
@@ -95,8 +97,46 @@ def test_heads_of_large_vocabularies(tmp_path: Path, campaign: dict[str, Any]) -
     assert {head["hidden_size"] for head in heads} == {32}
 
 
+def test_drafts_of_a_head_are_measured_by_slice_and_form(tmp_path: Path, campaign: dict[str, Any]) -> None:
+    result = result_of("eagle_8b", tmp_path, campaign, "--max-new-tokens", "12")
+    assert result["synthetic"] == NOTE
+    assert result["head_parameters"] > 0
+    forms = [f"{form}, {ids}" for form in ("drawn chain", "grown chain", "tree") for ids in ("all ids", "a quarter")]
+    for size in (1, 8):
+        costs = result["drafts"][f"batch {size}"]
+        assert list(costs) == ["plain", *forms]
+        assert all(cost["note"].startswith(NOTE) and cost["tokens_per_s"] > 0 for cost in costs.values())
+        assert costs["plain"]["num_drafted"] == 0
+        assert all(0 < costs[form]["num_drafted"] <= 5 and costs[form]["num_accepted"] > 1 for form in forms[:4])
+        assert all(costs[form]["num_drafted"] > 5 for form in forms[4:])  # nodes
+
+
+def test_a_head_is_trained_on_answers_that_were_carried_here(tmp_path: Path, campaign: dict[str, Any]) -> None:
+    generated = tmp_path / "generated"
+    generated.mkdir()
+    lines = [{"domain": "math", "prompt": [number, 3], "response": list(range(40))} for number in range(120)]
+    (generated / "1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    options = ["--generated", str(generated), "--minutes", "0.0001", "--batch", "1"]
+    result = result_of("train_head", tmp_path, campaign, *options)
+    assert result["provenance"]["num_tokens"] == 256  # of one step
+    assert 0 <= result["provenance"]["held_out"]["math"]["overlap"][0] <= 1
+    assert (tmp_path / "eagle" / "model.safetensors").is_file()
+
+
+def test_a_method_that_fails_is_named(campaign: dict[str, Any]) -> None:
+    class Failing:
+        profile = Profile("tree", "method", {}, is_exact=True)
+
+        def generate(self, asks: object) -> Outcome:
+            return Outcome((Answer((), error="no room"),), request_s=1.0, decode_s=1.0)
+
+    with pytest.raises(RuntimeError, match="tree: no room"):
+        campaign["rounds_of"](Failing(), [], 1)
+
+
 def test_there_is_a_step_for_everything_that_is_asked_of_an_accelerator(campaign: dict[str, Any]) -> None:
-    assert list(campaign["STEPS"]) == ["tests", "decoding", "roofline", "plain_8b", "forced_8b", "heads"]
+    models = ["plain_8b", "forced_8b", "heads", "eagle_8b"]
+    assert list(campaign["STEPS"]) == ["tests", "decoding", "roofline", *models, "train_head"]
 
 
 def test_a_failing_step_is_reported_and_the_next_one_runs(tmp_path: Path, campaign: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import fields
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ import pytest
 
 from evodraft.controllers import CONTROLLERS
 from evodraft.drafters import DRAFTERS
+from evodraft.drafters.vocabulary import VOCABULARIES
 from evodraft.inspection.speed import best_case
 from evodraft.params import SamplingParams
 from evodraft.runtime.choose import NUMERICS, RUNTIMES
@@ -39,6 +41,7 @@ PARTS: Final = {
     "verifier": set(VERIFIERS),
     "runtime": {"auto", *RUNTIMES},
     "numerics": set(NUMERICS),
+    "vocabulary": {*VOCABULARIES, "None"},
 }
 
 
@@ -79,6 +82,15 @@ def test_readme_names_every_part(part: str) -> None:
     there, planned = _cells(README, part)[1:]
     assert set(_names(there)) == PARTS[part]
     assert _names(planned) == []
+
+
+@pytest.mark.parametrize("part", ["drafter", "controller", "verifier", "vocabulary"])
+def test_the_options_page_names_every_part(part: str) -> None:
+    """The first line of a part bears its name, the others begin with an empty cell."""
+    section = CONFIG_PAGE.partition("| part | name | options |")[2].partition(f"\n| {part} |")[2]
+    first, *rest = section.splitlines()
+    rows = [first, *(line.removeprefix("| |") for line in takewhile(lambda line: line.startswith("| |"), rest))]
+    assert {name for row in rows for name in _names(row.split("|")[0])} == PARTS[part]
 
 
 @pytest.mark.parametrize("option", ["runtime", "numerics"])

@@ -180,6 +180,9 @@ class TableLaws:
     def at(self, node: int, path: Sequence[int]) -> torch.Tensor:
         return TARGET.law([*self.prefix, *path])
 
+    def sure(self, node: int, path: Sequence[int]) -> int | None:
+        return None
+
 
 def verdict_on(parents: Sequence[int], token_ids: Sequence[int], seed: int, *, has_ends: bool = False):
     prefix = (1, 2, 3)

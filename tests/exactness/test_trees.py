@@ -77,6 +77,9 @@ class TableLaws:
     def at(self, node: int, path: Sequence[int]) -> torch.Tensor:
         return self.table.law([*self.prefix, *path])
 
+    def sure(self, node: int, path: Sequence[int]) -> int | None:
+        return None
+
 
 def emitted_law(table: TableLM, grow: Callable[[Growing], Draft], num_tokens: int, *, has_ends: bool = False):
     """Law of the first `num_tokens` tokens: one tree, then plain decoding."""

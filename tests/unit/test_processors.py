@@ -10,7 +10,15 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 from evodraft.errors import SamplingError, UserCodeError
 from evodraft.params import LawParams, SamplingParams
-from evodraft.processors import EagerLaws, LazyLaws, LogitBias, MinimumLength, OccurrencePenalty, make_processors
+from evodraft.processors import (
+    EagerLaws,
+    GreedyLaws,
+    LazyLaws,
+    LogitBias,
+    MinimumLength,
+    OccurrencePenalty,
+    make_processors,
+)
 from evodraft.sampling import to_law
 from evodraft.types import ROOT, Request
 
@@ -154,3 +162,19 @@ def test_minimum_length_bans_stop_ids_until_it_is_reached() -> None:
     scores = torch.zeros(1, 4)
     assert processor(torch.tensor([[5, 5]]), scores).tolist() == [[0.0, -torch.inf, 0.0, 0.0]]
     assert processor(torch.tensor([[5, 5, 5]]), scores).tolist() == [[0.0] * 4]
+
+
+def test_greedy_laws_are_sure_of_what_their_law_is_certain_of() -> None:
+    logits = torch.tensor([[0.0, 2.0, 2.0], [5.0, -1.0, 0.0]])
+    laws = GreedyLaws(logits, logits.argmax(dim=-1).tolist())
+    assert [laws.sure(node, []) for node in (ROOT, 0)] == [1, 0]
+    for node in (ROOT, 0):
+        law = laws.at(node, [])
+        assert law.sum() == 1.0
+        assert int(law.argmax()) == laws.sure(node, [])
+
+
+def test_other_laws_are_sure_of_nothing() -> None:
+    logits = torch.zeros(1, 3)
+    assert EagerLaws(logits).sure(ROOT, []) is None
+    assert lazy(lambda ids, scores: scores).sure(ROOT, []) is None

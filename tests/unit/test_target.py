@@ -9,7 +9,7 @@ import torch
 
 from evodraft.errors import NumericsError
 from evodraft.params import SamplingParams
-from evodraft.processors import EagerLaws, LazyLaws
+from evodraft.processors import EagerLaws, GreedyLaws, LazyLaws
 from evodraft.sampling import to_law
 from evodraft.session import Session
 from evodraft.target import Target
@@ -64,7 +64,7 @@ def test_scores_of_a_ragged_batch_are_those_of_each_row_alone() -> None:
     prefilled(target, rows[0], rows[2])
     drafts = [Draft.chain([0, 1]), Draft.chain([]), Draft.chain([3, 2, 1])]
     for item, draft, scored in zip(rows, drafts, target.score(rows, drafts), strict=True):
-        assert isinstance(scored.asked.laws, EagerLaws)
+        assert isinstance(scored.asked.laws, (EagerLaws, GreedyLaws))
         assert not scored.scores.ends
         assert scored.scores.logits.shape == (draft.num_tokens + 1, 4)
         for node in range(ROOT, draft.num_tokens):

@@ -16,6 +16,7 @@ SCHEMA: Final = "evodraft.bench/1"
 MIN_DISTINCT_4: Final = 0.6  # greedy rows with drafts and outputs more repetitive than this do not count
 MAX_NOISE_WIDTH: Final = 0.06  # of the control's interval
 ALL: Final = "all"  # the group of rows over every prompt
+VARIED: Final = "varied"  # of greedy rows over the prompts that the baseline answers without looping
 CONTROL: Final = "control"  # the contestant that is the baseline once more
 
 CheckKind = Literal["equality", "distribution", "none"]
@@ -62,7 +63,7 @@ class TimeSplit:
 class Row:
     """One contestant on one group of prompts under one condition."""
 
-    group: str  # domain or task; ALL = every prompt of the condition
+    group: str  # domain or task; ALL = every prompt of the condition, VARIED = where greedy text does not loop
     condition: str
     contestant: str
     num_prompts: int

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from evodraft.bench.checks import check_determined, check_drawn
 from evodraft.bench.judging import rounds_of, total
 from evodraft.bench.measure import Turn
-from evodraft.bench.result import ALL, MIN_DISTINCT_4, Item, Row, TimeSplit
+from evodraft.bench.result import ALL, MIN_DISTINCT_4, VARIED, Item, Row, TimeSplit
 from evodraft.bench.statistics import Costs, Pair, Run, distinct_share, median_ratio, pass_costs, speed_up
 
 if TYPE_CHECKING:
@@ -47,10 +47,22 @@ class Table:
     def rows(self, groups: Sequence[str]) -> list[Row]:
         """One row for each contestant on each group, and on all of them."""
         costs = self._costs()
-        return [self._row(name, group, costs) for group in (*groups, ALL) for name in self.turns]
+        return [self._row(name, group, costs) for group in (*groups, *self._varied_group(), ALL) for name in self.turns]
+
+    def _varied_group(self) -> list[str]:
+        """A group of its own for the prompts whose greedy answer does not loop, if they are some and not all."""
+        varied = [self._is_in(VARIED, key) for key in self.baseline] if self.condition.temperature == 0 else []
+        return [VARIED] if any(varied) and not all(varied) else []
+
+    def _is_in(self, group: str, key: Key) -> bool:
+        """Whether a batch of prompts belongs to a group; what varies is decided by the baseline's answers."""
+        turn = self.baseline[key].turn
+        if group != VARIED:
+            return group in (ALL, turn.batch.group)
+        return (_distinct_4([turn]) or 0.0) >= MIN_DISTINCT_4
 
     def _row(self, name: str, group: str, costs: Mapping[str, Costs]) -> Row:
-        keys = [key for key, judged in self.turns[name].items() if group in (ALL, judged.turn.batch.group)]
+        keys = [key for key in self.turns[name] if self._is_in(group, key)]
         own = [self.turns[name][key] for key in keys]
         row = Row(
             group=group,
@@ -80,7 +92,7 @@ class Table:
 
     def _is_right(self, name: str, check: Check, group: str) -> bool:
         """Whether it says what the target says and is real, and so does the baseline that it is divided by."""
-        baseline = [j for j in self.baseline.values() if group in (ALL, j.turn.batch.group)]
+        baseline = [judged for key, judged in self.baseline.items() if self._is_in(group, key)]
         is_baseline_right = self._check(self.baseline_name, baseline).is_passed
         return check.kind != "none" and check.is_passed and is_baseline_right and not self.profiles[name].synthetic
 
@@ -171,16 +183,22 @@ def time_split(own: Sequence[Judged]) -> TimeSplit | None:
 def _with_counts(row: Row, own: Sequence[Judged]) -> Row:
     turns = [judged.turn for judged in own]
     decode_s = total([turn.outcome.decode_s for turn in turns])
-    shares = [distinct_share(answer.token_ids) for turn in turns for answer in turn.outcome.answers]
     row = replace(
         row,
         tokens_per_s=None if decode_s is None else row.num_tokens / decode_s,
         request_tokens_per_s=row.num_tokens / sum(turn.outcome.request_s for turn in turns),
-        distinct_4=fmean(known) if (known := [share for share in shares if share is not None]) else None,
+        distinct_4=_distinct_4(turns),
     )
     known_stats = [_known(turn) for turn in turns]
     stats = [item for found in known_stats if found is not None for item in found]
     return row if None in known_stats else _with_acceptance(row, stats)
+
+
+def _distinct_4(turns: Sequence[Turn]) -> float | None:
+    """Mean over outputs; None where all are too short to tell."""
+    shares = [distinct_share(answer.token_ids) for turn in turns for answer in turn.outcome.answers]
+    known = [share for share in shares if share is not None]
+    return fmean(known) if known else None
 
 
 def _with_acceptance(row: Row, stats: Sequence[GenerationStats]) -> Row:

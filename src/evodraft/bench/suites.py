@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, get_type_hints
 
 from evodraft.bench.fields import built, fitting
-from evodraft.bench.result import ALL, CONTROL
+from evodraft.bench.result import ALL, CONTROL, VARIED
 from evodraft.bench.sources import options_of
 from evodraft.config import check_range
 from evodraft.errors import BenchError, ConfigError, UnknownOptionError
@@ -95,7 +95,7 @@ class Suite:
         _check_unique("groups", self.groups)
         _check_unique("conditions", [condition.name for condition in self.conditions])
         _check_unique("peers", self.peers)
-        _check_names("groups", self.groups, {ALL})
+        _check_names("groups", self.groups, {ALL, VARIED})
         _check_names("methods", self.methods, {CONTROL, "plain"})
         for phase in self.phases:
             if phase not in self.groups:

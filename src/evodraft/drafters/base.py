@@ -4,7 +4,8 @@ A drafter returns raw logits, or token ids where it chooses without a law. It ne
 engine makes q with the one `to_law` and draws with keyed noise (X1, X3). It does not know targets or verifiers.
 
 A drafter may also have a method `grow` (see `Grow`): it then returns a whole chain or tree of tokens chosen without a
-law in one call.
+law in one call. And it may have a method `draw` (see `Draw`): it then draws whole chains in one call, as the engine
+would and with the engine's noise.
 """
 
 from __future__ import annotations
@@ -179,6 +180,38 @@ class Grow(Protocol):
 
         Without `rank` all rows are greedy: children are ranked by the raw logits. Leaves `drafted` alone; the tokens
         that stand come with `commit`.
+        """
+        ...
+
+
+class Draws(NamedTuple):
+    """What the chain of one row is drawn with, settled before the first draw (X2)."""
+
+    temperature: float  # above 0; the law is the softmax at it, with nothing cut off
+    key_words: tuple[tuple[int, int], ...]  # [tokens] int32: of the noise of each token, as `hashed_uniform` takes them
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A chain, and the very laws it was drawn from (X1)."""
+
+    token_ids: tuple[int, ...]  # as many as were asked for, or fewer where logits are not finite
+    q: torch.Tensor  # [tokens, columns] float32
+    ids: torch.Tensor | None = None  # [columns] as in DraftStep
+
+    def first(self, num_tokens: int) -> Drawn:
+        """Without what stands behind."""
+        return Drawn(self.token_ids[:num_tokens], self.q[:num_tokens], self.ids)
+
+
+class Draw(Protocol):
+    """What a drafter's `draw` is called with; optional, looked up once, None where it is not there."""
+
+    def __call__(self, rows: Sequence[DraftRow], draws: Sequence[Draws]) -> list[Drawn | None]:
+        """Draws a chain for each row, token by token: the law of its logits, then the race of `HashedStream.draw`.
+
+        None for a row that has to be drafted step by step, of which nothing was drawn. Catches up first, as `step`
+        does. Leaves `drafted` alone; the tokens that stand come with `commit`.
         """
         ...
 

@@ -124,6 +124,8 @@ class SlotCache:
         self._buffers: list[KeyValues | None] = [None] * num_layers  # each [rows, kv_heads, capacity + 1, dim]
         self._lengths = [[0] * num_layers for _ in range(num_slots)]
         self._touched = [0] * num_slots  # columns written since the slot was last emptied
+        self._room = 0, 0  # rows and columns that every buffer has
+        self.num_resizes = 0  # while it stays the same, so do the buffers
 
     # ---- the books -------------------------------------------------------------------------------------------
 
@@ -217,7 +219,15 @@ class SlotCache:
         buffers = self._buffers[layer]
         if buffers is None or buffers.keys.shape[0] < step.num_rows or buffers.keys.shape[2] <= step.columns:
             buffers = self._buffers[layer] = self._resized(buffers, step, like)
+            rows = (0 if other is None else other.keys.shape[0] for other in self._buffers)
+            self._room = min(rows), 0 if None in self._buffers else self.capacity
+            self.num_resizes += 1
         return buffers
+
+    def has_room(self, step: CachePass) -> bool:
+        """Whether `buffers` would resize nothing for this pass, in any layer."""
+        rows, columns = self._room
+        return step.num_rows <= rows and step.columns <= columns
 
     def write(
         self,

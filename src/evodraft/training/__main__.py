@@ -9,15 +9,20 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
 
 from evodraft.errors import TrainingError
-from evodraft.runtime.integrity import MANIFEST_FILE
+from evodraft.runtime.integrity import MANIFEST_FILE, check_manifest
 from evodraft.training.bundle import (
+    HEADS,
     WEIGHTS_FILE,
+    bundle_head,
+    bundle_vocabulary,
+    bundled_provenance,
+    head_provenance,
     load_model,
     load_provenance,
     save_model,
@@ -38,6 +43,7 @@ from evodraft.training.measure import (
     measure_cost,
     measure_exits,
     measure_fit,
+    measure_head,
     measure_model,
     measure_outputs,
 )
@@ -50,6 +56,8 @@ from evodraft.training.tokenizer import VOCABULARY_SIZE, load_tokenizer, save_to
 from evodraft.training.vocabulary_command import make_vocabulary
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
     from evodraft.training.data import TokenArray
@@ -166,16 +174,39 @@ def make_draft(
 
 
 def make_bundle(
-    target: Annotated[Path, typer.Option(help="Target model folder.", file_okay=False)],
-    draft: Annotated[Path, typer.Option(help="Draft model folder.", file_okay=False)],
     out: Out,
+    target: Annotated[Path | None, typer.Option(help="Target model folder.", file_okay=False)] = None,
+    draft: Annotated[Path | None, typer.Option(help="Draft model folder.", file_okay=False)] = None,
+    eagle: Annotated[Path | None, typer.Option(help="Folder of an EAGLE-3 head.", file_okay=False)] = None,
+    eagle_general: Annotated[Path | None, typer.Option(help="Of one for general text.", file_okay=False)] = None,
+    vocabulary: Annotated[Path | None, typer.Option(help="Token map.", dir_okay=False)] = None,
 ) -> None:
-    """Write both models in bfloat16 with a manifest into `out`, and verify what was written."""
-    folders = {"target": target, "draft": draft}
-    for name, folder in folders.items():
-        save_model(load_model(folder), load_tokenizer(folder), out / name, torch.bfloat16)
-    write_manifest(out, {name: load_provenance(folder / PROVENANCE_FILE) for name, folder in folders.items()})
+    """Write what is named into `out`, models and heads in bfloat16; what is not named stays as it is there.
+
+    Then all of it is listed in a manifest and verified.
+    """
+    models, heads = {"target": target, "draft": draft}, {"eagle": eagle, "eagle_general": eagle_general}
+    records = _kept(out, [name for name, folder in (models | heads).items() if folder])
+    for name, folder in models.items():
+        if folder:
+            save_model(load_model(folder), load_tokenizer(folder), out / name, torch.bfloat16)
+            records[name] = load_provenance(folder / PROVENANCE_FILE).as_dict()
+    for name, folder in heads.items():
+        if folder:
+            bundle_head(folder, out, name)
+            records[name] = head_provenance(out / name)
+    if vocabulary:
+        bundle_vocabulary(vocabulary, out)
+    write_manifest(out, records)
     verify_bundle(out)
+
+
+def _kept(out: Path, replaced: Collection[str]) -> dict[str, Any]:
+    """Records of the models of a bundle that stay; their files must be those of its manifest."""
+    kept = {name: record for name, record in bundled_provenance(out).items() if name not in replaced}
+    for name in kept:
+        check_manifest(out, within=out / name)
+    return kept
 
 
 def answer_prompts(
@@ -205,11 +236,15 @@ def measure_bundle(
     out: Annotated[Path, typer.Option(help="JSON file to write.", dir_okay=False)],
     per_domain: Annotated[int, typer.Option(help="Held-out prompts of each domain.", min=1)] = 30,
     per_task: Annotated[int, typer.Option(help="Held-out prompts of each mini-task.", min=1)] = 100,
+    heads_only: Annotated[bool, typer.Option(help="Replace the heads of an earlier measurement in `out`.")] = False,
     threads: Threads = 1,
 ) -> None:
-    """Measure both models of a bundle on held-out data, and what a draft step costs beside a target step."""
+    """Measure the models and heads of a bundle on held-out data, and what a draft step costs beside a target step."""
     torch.set_num_threads(threads)
     verify_bundle(bundle)
+    if heads_only:
+        _measure_heads(corpus, cache, bundle, out)
+        return
     tokenizer = load_tokenizer(bundle / "target")
     target, draft = load_model(bundle / "target"), load_model(bundle / "draft")
     streams = _held_out_streams(corpus, cache, tokenizer)
@@ -224,6 +259,19 @@ def measure_bundle(
         "draft": measure_model(draft, streams, tokenizer),
         "fit": measure_fit(target, draft, streams),
         "cost": {str(dtype): measure_cost(target, draft, dtype) for dtype in COST_DTYPES},
+    }
+    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    _measure_heads(corpus, cache, bundle, out)
+
+
+def _measure_heads(corpus: Path, cache: Path, bundle: Path, out: Path) -> None:
+    """Adds the bundle's heads to the measurement in `out`."""
+    target = load_model(bundle / "target")
+    streams = _held_out_streams(corpus, cache, load_tokenizer(bundle / "target"))
+    heads = [bundle / name for name in HEADS if (bundle / name).is_dir()]
+    report = json.loads(out.read_text(encoding="utf-8")) | {
+        "heads_manifest_sha256": hash_file(bundle / MANIFEST_FILE),
+        "heads": {folder.name: measure_head(target, folder, streams) for folder in heads},
     }
     out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

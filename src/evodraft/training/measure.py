@@ -1,4 +1,4 @@
-"""What a bundle is worth measuring on: losses, mini-tasks, repetition, exits, and how a draft fits its target.
+"""What a bundle is worth measuring on: losses, mini-tasks, repetition, exits, and how draft and heads fit the target.
 
 One report for docs/models.md. Knows held-out data and models; does not know how they were trained.
 """
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from evodraft.drafters.eagle.files import load_head
 from evodraft.runtime.hf import HfDecoder
+from evodraft.training.bundle import head_provenance
 from evodraft.training.data import held_out_prompts
 from evodraft.training.evaluate import (
     distinct_share,
@@ -23,6 +25,7 @@ from evodraft.training.evaluate import (
     windows,
 )
 from evodraft.training.generation import greedy_continuations
+from evodraft.training.head_score import score_head
 from evodraft.training.llama import hidden_states
 from evodraft.training.objective import CHUNK_ROWS
 from evodraft.training.tasks import TASKS, accuracy, held_out
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
 EVALUATION_CONTEXT = 512
 MAX_NEW_TOKENS = 128
 CACHED_TOKENS = 256
+HEAD_CONTEXT = 256
+NUM_HEAD_DEPTHS = 5
+MAX_HEAD_ROWS = 32  # of each domain
 NUM_TIMED_STEPS = 200
 
 
@@ -104,6 +110,30 @@ def measure_fit(
                 found = torch.stack((divergence, overlap, torch.tensor(float(len(log_p)))))
                 sums[domain] = sums.get(domain, torch.zeros(3)) + found
     return {name: {"kl": float(kl / n), "overlap": float(overlap / n)} for name, (kl, overlap, n) in sums.items()}
+
+
+def measure_head(target: LlamaForCausalLM, folder: Path, streams: Mapping[str, TokenArray]) -> dict[str, Any]:
+    """Of the head in `folder`: its size, and scores by domain and depth, the first depth first.
+
+    On held-out text, and on answers of the target as the head's training recorded them: a head drafts the latter.
+    """
+    head = load_head(folder, num_target_layers=target.config.num_hidden_layers, dtype=torch.float32)
+    by_domain: dict[str, list[torch.Tensor]] = {}
+    for slug, stream in streams.items():
+        by_domain.setdefault(slug.split(".")[0], []).append(torch.from_numpy(stream.astype("int64")))
+    rows = {domain: _spread_rows(torch.cat(texts)) for domain, texts in by_domain.items()}
+    return {
+        "parameters": sum(parameter.numel() for parameter in head.parameters()),
+        "text": {domain: score_head(target, head, found, NUM_HEAD_DEPTHS)._asdict() for domain, found in rows.items()},
+        "answers": head_provenance(folder).get("held_out", {}),
+    }
+
+
+def _spread_rows(ids: torch.Tensor) -> torch.Tensor:  # [tokens] -> [rows, context]
+    """At most `MAX_HEAD_ROWS`, spread over all of the text."""
+    context = min(HEAD_CONTEXT, len(ids))
+    rows = ids[: len(ids) // context * context].view(-1, context)
+    return rows[:: -(-len(rows) // MAX_HEAD_ROWS)]
 
 
 def measure_cost(target: LlamaForCausalLM, draft: LlamaForCausalLM, dtype: torch.dtype) -> dict[str, float]:

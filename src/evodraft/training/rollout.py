@@ -134,7 +134,8 @@ class _Divergence(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         output = targets.output.to(targets.states.dtype)
         gradient = torch.empty_like(states)
-        scores = Scores(*(torch.empty(len(states), dtype=kind) for kind in (torch.float32, torch.float32, torch.bool)))
+        kinds = (torch.float32, torch.float32, torch.bool)
+        scores = Scores(*(torch.empty(len(states), dtype=kind, device=states.device) for kind in kinds))
         for lines in positions.argsort(stable=True).split(CHUNK_ROWS):  # neighbours share the target's law
             places = positions[lines]
             first, last = int(places[0]), int(places[-1])

@@ -7,13 +7,14 @@ draft's laws: it never looks at q.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from evodraft.types import ROOT, Verdict
+from evodraft.verifiers.base import Said, walk
 
 if TYPE_CHECKING:
     from evodraft.sampling import NoiseKey, RandomStream, RequestKeys
-    from evodraft.types import Request
+    from evodraft.types import Request, Verdict
     from evodraft.verifiers.base import Case
 
 
@@ -26,17 +27,9 @@ class CoupledVerifier:
         return keys.coupled(position)
 
     def verify(self, case: Case, stream: RandomStream) -> Verdict:
-        path: list[int] = []
-        token_ids: list[int] = []
-        while True:
-            node = path[-1] if path else ROOT
-            if node in case.scores.ends:
-                return Verdict(tuple(path), tuple(token_ids))
-            p = case.scores.laws.at(node, token_ids)
-            key = case.keys.coupled(case.position + len(token_ids))
-            token_id = int(stream.draw(p[None], [key])[0])
-            token_ids.append(token_id)
-            matching = [child for child in case.draft.children(node) if case.draft.token_ids[child] == token_id]
-            if not matching:
-                return Verdict(tuple(path), tuple(token_ids))
-            path.append(matching[0])
+        def say(node: int, path: Sequence[int]) -> Said:
+            p = case.scores.laws.at(node, path)
+            token_id = int(stream.draw(p[None], [case.keys.coupled(case.position + len(path))])[0])
+            return Said(token_id, case.draft.child(node, token_id))
+
+        return walk(case, say)

@@ -6,16 +6,18 @@ turn as in SpecInfer (arXiv 2305.09781). `p` and `q` are the laws of those paper
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from evodraft.sampling import residual
-from evodraft.types import ROOT, Verdict
+from evodraft.verifiers.base import Said, walk
 
 if TYPE_CHECKING:
     from evodraft.sampling import NoiseKey, RandomStream, RequestKeys
-    from evodraft.types import Draft, Request
+    from evodraft.types import Draft, Request, Verdict
     from evodraft.verifiers.base import Case
 
 
@@ -28,28 +30,30 @@ class RejectionVerifier:
         return keys.next("draft")
 
     def verify(self, case: Case, stream: RandomStream) -> Verdict:
-        draft = case.draft
-        path: list[int] = []
-        token_ids: list[int] = []
-        num_fallbacks = 0
-        while True:
-            node = path[-1] if path else ROOT
-            if node in case.scores.ends:
-                return Verdict(tuple(path), tuple(token_ids), num_fallbacks)
-            weights, total = case.scores.laws.at(node, token_ids), 1.0  # p, later what rejected siblings left of it
-            for child in draft.children(node):
-                token_id = draft.token_ids[child]
-                q_of_token = 1.0 if draft.q is None else float(draft.q[child, token_id])
-                if stream.accept(float(weights[token_id]), total * q_of_token, case.keys.next("accept")):
-                    path.append(child)
-                    token_ids.append(token_id)
-                    break
-                weights, is_fallback = residual(weights, total * _law_of_node(draft, child, weights))
-                total = float(weights.sum())
-                num_fallbacks += is_fallback
-            else:
-                drawn = stream.draw(weights[None], [case.keys.next("recover")])
-                return Verdict(tuple(path), (*token_ids, int(drawn[0])), num_fallbacks)
+        trial = _Trial(case, stream, case.draft.drawn_with())
+        return replace(walk(case, trial.say), num_fallbacks=trial.num_fallbacks)
+
+
+@dataclass(slots=True)
+class _Trial:
+    case: Case
+    stream: RandomStream
+    drawn_with: Sequence[float]  # [nodes]
+    num_fallbacks: int = 0
+
+    def say(self, node: int, path: Sequence[int]) -> Said:
+        """A child that is accepted, else what is drawn from the residual."""
+        draft, keys = self.case.draft, self.case.keys
+        weights, total = self.case.scores.laws.at(node, path), 1.0  # p, later what rejected siblings left of it
+        for child in draft.children(node):
+            token_id = draft.token_ids[child]
+            if self.stream.accept(float(weights[token_id]), total * self.drawn_with[child], keys.next("accept")):
+                return Said(token_id, child)
+            weights, is_fallback = residual(weights, total * _law_of_node(draft, child, weights))
+            total = float(weights.sum())
+            self.num_fallbacks += is_fallback
+        drawn = self.stream.draw(weights[None], [keys.next("recover")])
+        return Said(int(drawn[0]), None)
 
 
 def _law_of_node(draft: Draft, node: int, like: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from evodraft.bench import result
 from evodraft.bench.checks import Finding
 from evodraft.bench.contestants import Answer, Ask, Outcome, Profile, RoundRecord
 from evodraft.bench.judging import Judged, Key
@@ -224,3 +225,24 @@ def test_nothing_counts_that_claims_no_law_or_is_divided_by_a_wrong_baseline() -
     assert row.check is not None
     assert row.check.is_passed
     assert not row.is_counted
+
+
+def test_greedy_prompts_that_do_not_loop_have_rows_of_their_own() -> None:
+    turns = [
+        turn(name, number, seconds, token_ids=LOOPING if number < 2 else VARIED, rounds=((4, 3),) * 5)
+        for number in range(4)
+        for name, seconds in (("plain", 1.0), ("fast", 0.25 if number < 2 else 0.5))
+    ]
+    found = rows(table(turns, temperature=0.0))
+    row = found["fast", result.VARIED]
+    assert (row.num_prompts, row.distinct_4, row.is_counted) == (2, 1.0, True)
+    assert row.speed_up is not None
+    assert row.speed_up.value == pytest.approx(2.0)
+    assert found["fast", ALL].num_prompts == 4
+    assert not found["fast", ALL].is_counted
+
+
+@pytest.mark.parametrize(("temperature", "token_ids"), [(0.7, LOOPING), (0.0, VARIED), (0.0, LOOPING)])
+def test_no_rows_of_their_own_for_all_prompts_or_none_or_drawn_ones(temperature, token_ids) -> None:
+    turns = [turn(name, number, 1.0, token_ids=token_ids) for number in range(2) for name in ("plain", "fast")]
+    assert {row.group for row in table(turns, temperature=temperature).rows(("law",))} == {"law", ALL}

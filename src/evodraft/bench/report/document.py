@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from evodraft.bench.report import settings, tables
-from evodraft.bench.result import ALL, CONTROL
+from evodraft.bench.result import ALL, CONTROL, VARIED
 from evodraft.display import printable
 from evodraft.errors import BenchError
 
@@ -111,7 +111,9 @@ def _by_group(result: Result, contestant: ContestantRecord) -> str:
             *_headline(lines.get((first.name, group))),
             *(_brief(lines.get((o.name, group))) for o in others),
         ]
-        for group in sorted(dict.fromkeys(group for _, group in lines), key=lambda group: group == ALL)
+        for group in sorted(
+            dict.fromkeys(group for _, group in lines), key=lambda group: (group == ALL, group == VARIED)
+        )
     ]
     return _table(heads, cells)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from evodraft.bench.report import drawing, settings, tables
 from evodraft.bench.report.drawing import Frame, Phase, Point, Series
-from evodraft.bench.result import ALL, CONTROL
+from evodraft.bench.result import ALL, CONTROL, VARIED
 
 if TYPE_CHECKING:
     from evodraft.bench.result import ConditionRecord, ContestantRecord, Interval, Item, Result, Row
@@ -56,7 +56,7 @@ def _speed_by_group(result: Result, name: str) -> Iterator[Picture]:
     groups = list(dict.fromkeys(row.group for row in result.rows if row.condition == condition.name))
     if len(groups) < 2:
         return
-    keys = [(condition.name, group) for group in sorted(groups, key=lambda group: group == ALL)]
+    keys = [(condition.name, group) for group in sorted(groups, key=lambda group: (group == ALL, group == VARIED))]
     about = f"The first condition: {settings.described(condition)}."
     yield from _speeds(result, "by kind of prompt", about, name, keys, [group for _, group in keys])
 

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from evodraft.bench.result import (
     ALL,
     MIN_DISTINCT_4,
+    VARIED,
     Check,
     ConditionRecord,
     ContestantRecord,
@@ -205,7 +206,7 @@ def _section(result: Result, condition: ConditionRecord) -> Section:
 
 def _block(result: Result, condition: ConditionRecord, contestant: ContestantRecord) -> Block:
     rows = [r for r in result.rows if (r.condition, r.contestant) == (condition.name, contestant.name)]
-    rows.sort(key=lambda row: row.group == ALL)
+    rows.sort(key=lambda row: (row.group == ALL, row.group == VARIED))
     return Block(contestant, tuple(Line(row, note(result, row)) for row in rows))
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from evodraft.sampling import NoiseKey, RandomStream, RequestKeys
-    from evodraft.types import Draft, Request, Verdict
+    from evodraft.types import Draft, Laws, Request, Verdict
     from evodraft.verifiers.base import Case
 
 ScheduleName = Literal["even", "iid"]
@@ -83,8 +83,9 @@ class ForcedAcceptance:
     def verify(self, case: Case, stream: RandomStream) -> Verdict:
         """A verdict whose path has the length that the schedule says. Raises BenchError for a draft that is a tree."""
         answers = _Answers(stream, self._num_accepted(case.request, case.draft))
+        asked = replace(case, scores=replace(case.scores, laws=_NeverSure(case.scores.laws)))
         # a forced rejection of what the target is sure of leaves no residual, which is no accident here
-        return replace(self._rejection.verify(case, answers), num_fallbacks=0)
+        return replace(self._rejection.verify(asked, answers), num_fallbacks=0)
 
     def _num_accepted(self, request: Request, draft: Draft) -> int:
         if draft.parents != tuple(range(-1, draft.num_tokens - 1)):
@@ -113,6 +114,19 @@ class _Schedule:
     def iid(self, num_tokens: int) -> int:
         rejected = (position for position in range(num_tokens) if self.coin.random() >= self.rate)
         return next(rejected, num_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _NeverSure:
+    """Laws that settle nothing before the stream was asked."""
+
+    laws: Laws
+
+    def at(self, node: int, path: Sequence[int]) -> torch.Tensor:
+        return self.laws.at(node, path)
+
+    def sure(self, node: int, path: Sequence[int]) -> int | None:
+        return None
 
 
 @dataclass(slots=True)

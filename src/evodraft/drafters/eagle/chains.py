@@ -1,6 +1,6 @@
-"""Greedy chains in one call: by the library where everything is native, else step by step.
+"""Chains in one call: greedy ones by the library where everything is native, else step by step; drawn ones by it only.
 
-Does not know trees or laws.
+Does not know trees, nor where laws and noise come from.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from evodraft.drafters.base import DraftRow, Grown, Place
+from evodraft.drafters.base import DraftRow, Drawn, Grown, Place
 from evodraft.drafters.eagle.native import run_natively
 from evodraft.drafters.eagle.tree import Child, best_children
+from evodraft.runtime.native.chain import Dice
 
 if TYPE_CHECKING:
-    from evodraft.drafters.base import Rank
+    from evodraft.drafters.base import Draws, Rank
     from evodraft.drafters.eagle.rollout import Rollout
     from evodraft.runtime.native.chain import ChainWeights
     from evodraft.types import Signals
@@ -70,3 +71,17 @@ def native_chains(
         chained(token_ids[:limit], signals[:limit])
         for token_ids, signals, limit in zip(found.token_ids, found.signals, depths, strict=True)
     ]
+
+
+def drawn_chains(
+    rollout: Rollout, weights: ChainWeights, rows: Sequence[DraftRow], draws: Sequence[Draws]
+) -> list[Drawn]:
+    """Drawn by the library, for rows whose last true column has not been computed yet."""
+    dice = Dice([one.temperature for one in draws], [one.key_words for one in draws])
+    found = run_natively(rollout, weights, rows, max(map(len, dice.key_words)), dice=dice)
+    assert found.laws is not None, "there were dice"
+    chains = []
+    for token_ids, laws, one in zip(found.token_ids, found.laws, draws, strict=True):
+        count = min(len(token_ids), len(one.key_words))
+        chains.append(Drawn(tuple(token_ids[:count]), rollout.fitted(laws[:count], 0.0), rollout.output.ids))
+    return chains

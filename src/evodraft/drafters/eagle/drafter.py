@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
-from evodraft.drafters.base import DrafterNeeds, DraftRow, DraftStep, Grown
-from evodraft.drafters.eagle.chains import chains_by_steps, native_chains
+from evodraft.drafters.base import DrafterNeeds, DraftRow, DraftStep, Drawn, Grown
+from evodraft.drafters.eagle.chains import chains_by_steps, drawn_chains, native_chains
 from evodraft.drafters.eagle.growing import grow_trees
 from evodraft.drafters.eagle.native import is_behind, native_weights, run_natively
 from evodraft.drafters.eagle.passes import Passes
@@ -23,7 +23,7 @@ from evodraft.runtime.cache import SlotCache
 from evodraft.types import Versions
 
 if TYPE_CHECKING:
-    from evodraft.drafters.base import CommittedRow, Growth, Rank
+    from evodraft.drafters.base import CommittedRow, Draw, Draws, Growth, Rank
     from evodraft.drafters.eagle.head import EagleHead
     from evodraft.drafters.eagle.step import EagleStep
     from evodraft.drafters.sliced_head import SlicedHead
@@ -78,6 +78,8 @@ class EagleDrafter:
         self._output = output
         self._rollout = Rollout(Passes(step, embedding, self.cache), output, vocab_size)
         self._load = load
+        self._weights = native_weights(self._rollout)
+        self.draw: Draw | None = None if self._weights is None else self._draw
 
     @property
     def copied_bytes(self) -> int:
@@ -165,13 +167,26 @@ class EagleDrafter:
 
     def _weights_for(self, rows: Sequence[DraftRow]) -> ChainWeights | None:
         """Those that the library needs to go on with these rows in one call; None where it cannot."""
-        return native_weights(self._rollout) if all(is_behind(self._rollout, row) for row in rows) else None
+        return self._weights if all(is_behind(self._rollout, row) for row in rows) else None
 
     def _logits(self, rows: Sequence[DraftRow]) -> torch.Tensor:  # [rows, columns]
         weights = self._weights_for(rows)
         if weights is not None:
             return self._rollout.fitted(run_natively(self._rollout, weights, rows).logits)
         return self._rollout.logits(self._rollout.features(rows))
+
+    # ---- what is drawn -------------------------------------------------------------------------------------------
+
+    def _draw(self, rows: Sequence[DraftRow], draws: Sequence[Draws]) -> list[Drawn | None]:
+        """For rows of which nothing is drafted yet, nor was before the last was taken back."""
+        assert self._weights is not None, "the library was asked for"
+        drawn: list[Drawn | None] = [None] * len(rows)
+        able = [i for i, row in enumerate(rows) if self._rollout.is_ready(row) and is_behind(self._rollout, row)]
+        if able:
+            found = drawn_chains(self._rollout, self._weights, [rows[i] for i in able], [draws[i] for i in able])
+            for index, one in zip(able, found, strict=True):
+                drawn[index] = one
+        return drawn
 
     # ---- what is grown -------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from transformers.utils.hub import cached_file
 
 from evodraft.drafters.eagle.head import EagleHead
-from evodraft.drafters.eagle.layouts import OWN_BLOCK, HeadDescription, describe
+from evodraft.drafters.eagle.layouts import OWN_BLOCK, OWN_FORMAT, HeadDescription, describe
 from evodraft.drafters.eagle.origin import Origin
 from evodraft.drafters.eagle.tensors import Tensors, build_head, published_ids
 from evodraft.errors import CapacityError, EvodraftError, WeightsError
@@ -118,7 +118,7 @@ def save_head(
     (0, 1, 2)
     """
     folder.mkdir(parents=True, exist_ok=True)
-    own = {"format": 1, "taps": list(head.shape.taps), "target_name": target_name}
+    own = {"format": OWN_FORMAT, "taps": list(head.shape.taps), "target_name": target_name}
     if target is not None:
         origin = Origin.of(target)
         own["target"] = {name: getattr(origin, name) for name in Origin.__slots__}

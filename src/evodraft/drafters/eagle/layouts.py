@@ -19,6 +19,7 @@ from evodraft.errors import UnsupportedModelError, WeightsError
 Config = Mapping[str, Any]
 
 OWN_BLOCK: Final = "evodraft"  # what we write into config.json beside the published keys
+OWN_FORMAT: Final = 1  # of that block
 _FIXED_ROPE: Final = ("default", "linear", "llama3", "yarn")  # frequencies that do not depend on the length
 _LAYER_KEYS: Final = (
     "vocab_size",
@@ -82,7 +83,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
     "evodraft": Layout(
         recognise=lambda config: OWN_BLOCK in config,
         layer_of=lambda config: config,
-        norm_before_residual=lambda config: bool(config.get("norm_before_residual", False)),
+        norm_before_residual=lambda config: config.get("norm_before_residual") or False,
         target_of=_own_target,
     ),
     "speculators": Layout(
@@ -95,7 +96,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
     "published": Layout(
         recognise=lambda config: True,
         layer_of=lambda config: config,
-        norm_before_residual=lambda config: bool(config.get("norm_before_residual", False)),
+        norm_before_residual=lambda config: config.get("norm_before_residual") or False,
         target_of=lambda config: None,
     ),
 }
@@ -152,8 +153,14 @@ def _described(name: str, layout: Layout, config: Config, place: str) -> HeadDes
             f"config.json of {place} does not say norm_before_residual, which readers of this layout fill differently; "
             "write true or false into it as the head was trained"
         )
+    if not isinstance(is_normed_first, bool):
+        raise ValueError(f"norm_before_residual is {is_normed_first!r}, neither true nor false")
     draft_vocab_size = config.get("draft_vocab_size")
     own = _block(config, OWN_BLOCK)
+    if (written := own.get("format", OWN_FORMAT)) != OWN_FORMAT:
+        raise UnsupportedModelError(
+            f"{place} was written in format {written!r} and this version reads {OWN_FORMAT}; upgrade evodraft"
+        )
     return HeadDescription(
         layout=name,
         layer=llama,

@@ -1,4 +1,4 @@
-"""A head's rollout in single calls of the library: what is missing of some rows, and the tokens or logits behind it.
+"""A head's rollout in single calls of the library: what is missing of some rows, and tokens or logits behind it.
 
 Does not know what is done with them, nor what the same costs step by step.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evodraft.runtime.native.chain import Chains, ChainStart, ChainWeights, draft_chains
+from evodraft.runtime.native.chain import Chains, ChainStart, ChainWeights, Dice, draft_chains
 from evodraft.runtime.native.step import NativeStep
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ def run_natively(
     depth: int = 1,
     *,
     want_signals: bool = False,
+    dice: Dice | None = None,
 ) -> Chains:
-    """The missing pass of each row, and `depth` best tokens behind it, or fewer where a slot has no room for them.
+    """The missing pass of each row, and `depth` tokens behind it, or fewer where a slot has no room for them.
 
     The cache ends where the pass does; features behind it are kept as `Rollout.features` keeps them.
     """
@@ -62,7 +63,7 @@ def run_natively(
     plan = cache.plan([row.slot for row in rows], wide, max(wide))
     cache.begin(plan)
     start = _start(rollout, weights, rows, list(chain.from_iterable(tokens)), widths)
-    found = draft_chains(step, weights, start, cache, plan, depth, want_signals=want_signals)
+    found = draft_chains(step, weights, start, cache, plan, depth, want_signals=want_signals, dice=dice)
     cache.commit(plan)
     for row, column, width, states in zip(rows, starts, widths, found.states, strict=True):
         rollout.take(row.slot, width, states)

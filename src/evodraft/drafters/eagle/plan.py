@@ -76,6 +76,7 @@ def cache_bytes(head: EagleHead) -> int:
 def _head(config: EagleConfig, context: DrafterContext, origin: Origin) -> tuple[EagleHead, str]:
     if isinstance(config.head, EagleHead):
         check_head(describe_head(config.head), origin, "that was given", check_target=False)
+        _check_placed(config.head, context)
         return config.head, "that was given"
     found = find_head(source_of(config, context.bundled_heads), config.revision)
     check_head(found.description, origin, found.place, check_target=config.check_target)
@@ -83,6 +84,16 @@ def _head(config: EagleConfig, context: DrafterContext, origin: Origin) -> tuple
     if config.check_target and doubt is not None:
         _logger.warning(doubt)
     return found.load(origin.num_layers, dtype=context.dtype, device=context.device), found.place
+
+
+def _check_placed(head: EagleHead, context: DrafterContext) -> None:
+    """A head that is loaded already stays as it is: it shares matrices with its target, and so type and place."""
+    weight = head.fc.weight
+    if weight.dtype != context.dtype or weight.device.type != context.device.type:
+        raise ConfigError(
+            f"the head that was given has {weight.dtype} on {weight.device} and the target {context.dtype} on "
+            f"{context.device}; convert it before, with head.to({str(context.device)!r}, {context.dtype})"
+        )
 
 
 def _shared(target: torch.nn.Module) -> _Shared:

@@ -47,12 +47,14 @@ class Rollout:
         """Raw logits of the tokens that follow; columns stand for `output.ids`, else for the target's ids."""
         return self.fitted(self.output(self.passes.step.norm(features)))
 
-    def fitted(self, logits: torch.Tensor) -> torch.Tensor:  # [nodes, rows of the output matrix] -> [nodes, columns]
-        """Cut or padded to the target's ids, where the output matrix is not sliced."""
+    def fitted(
+        self, logits: torch.Tensor, impossible: float = -torch.inf
+    ) -> torch.Tensor:  # [nodes, rows of the output matrix] -> [nodes, columns]
+        """Cut or padded to the target's ids, where the output matrix is not sliced. For laws the impossible is 0."""
         surplus = self.vocab_size - logits.shape[1]
         if self.output.ids is not None or surplus == 0:
             return logits
-        return torch.nn.functional.pad(logits, (0, surplus), value=-torch.inf)  # a negative pad cuts
+        return torch.nn.functional.pad(logits, (0, surplus), value=impossible)  # a negative pad cuts
 
     def rewind(self, slot: int) -> None:
         """Forgets what was drafted."""

@@ -88,6 +88,8 @@ def _own_names(tensors: Tensors, place: str) -> Tensors:
             raise UnsupportedModelError(
                 f"{name} of {place} is stored as {value.dtype}; quantised heads cannot be read, take one in bfloat16"
             )
+        if value.layout != torch.strided:
+            raise UnsupportedModelError(f"{name} of {place} is stored as {value.layout}; take a head that is dense")
     return named
 
 
@@ -107,6 +109,11 @@ def _token_ids(tensors: Tensors, description: HeadDescription, place: str) -> to
         raise WeightsError(
             f"lm_head.weight of {place} has {rows} rows, the vocabulary has {vocab_size}, and no d2t says which ids "
             "they stand for; copy or download the weights again"
+        )
+    if offsets is not None and (offsets.shape != (rows,) or offsets.dtype not in (torch.int64, torch.int32)):
+        raise WeightsError(
+            f"d2t of {place} has shape {tuple(offsets.shape)} of {offsets.dtype}; it must be {rows} whole numbers, one "
+            "for each row of lm_head.weight; download the head again"
         )
     ids = torch.arange(rows) + (0 if offsets is None else offsets.long())
     _check_ids(ids, members, vocab_size, place)
@@ -152,7 +159,8 @@ def _filled(
     if ids is not None and not bool((ids[1:] > ids[:-1]).all()):
         ids, order = ids.sort()
         tensors = tensors | {"lm_head.weight": tensors["lm_head.weight"][order]}
-    head.load_state_dict({name: value.to(device, kept) for name, value in tensors.items()}, assign=True)
+    dense = {name: value.to(device, kept).contiguous() for name, value in tensors.items()}  # a pickle may hold views
+    head.load_state_dict(dense, assign=True)
     head.rotary_emb = LlamaRotaryEmbedding(head.shape.config).to(device)
     head.token_ids = None if ids is None else ids.to(device)
     return head.eval().requires_grad_(False)

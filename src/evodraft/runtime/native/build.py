@@ -24,7 +24,10 @@ import torch
 
 from evodraft.machine import processor_flags
 
-_SOURCES: Final = ("vectors.h", "linear.h", "attention.h", "noise.h", "step.cpp")
+_SOURCES: Final = (
+    *("vectors.h", "linear.h", "attention.h", "noise.h", "draw.h", "layers.h", "chain.h"),
+    "step.cpp",
+)
 _COMPILERS: Final = ("c++", "g++", "clang++")
 # Contracted to fused multiply-adds everywhere; what reorders sums (-ffast-math) is left out on purpose.
 _FLAGS: Final = (

@@ -1,4 +1,6 @@
-"""Drafts of best tokens in one call of the library: fused states, pass, norm, output matrix, argmax, pass, and so on.
+"""Drafts in one call of the library: fused states, pass, norm, output matrix, a token, pass, and so on.
+
+Tokens are the best ones, or drawn with noise that was settled before.
 
 For models of one layer that reads tokens beside its states. Does not know where states come from, nor what became of
 earlier drafts.
@@ -42,6 +44,13 @@ class ChainStart(NamedTuple):
     widths: Sequence[int]  # [rows]
 
 
+class Dice(NamedTuple):
+    """What tokens are drawn with instead of taking the best: softmax at a temperature, and noise."""
+
+    temperatures: Sequence[float]  # [rows]
+    key_words: Sequence[Sequence[tuple[int, int]]]  # [rows][depth at most], as `hashed_uniform` takes them
+
+
 class Chains(NamedTuple):
     """What came of a call."""
 
@@ -49,6 +58,7 @@ class Chains(NamedTuple):
     logits: torch.Tensor  # [rows, ids] float32, of the last tokens drafted
     token_ids: list[list[int]]  # [rows][depth at most]: shorter where logits were not finite
     signals: list[list[Signals]]  # likewise; empty lists if not wanted
+    laws: torch.Tensor | None  # [rows, depth, ids] float32 that tokens were drawn from; None = best tokens
 
 
 def draft_chains(
@@ -59,11 +69,12 @@ def draft_chains(
     plan: CachePass,  # with room for depth - 1 tokens more than each row starts with
     depth: int,
     *,
-    want_signals: bool,
+    want_signals: bool = False,  # of best tokens
+    dice: Dice | None = None,
 ) -> Chains:
-    """Best tokens after each row, `depth` of them. The caller declares the pass and ends it, as for `Step.layers`.
+    """Tokens after each row, `depth` of them. The caller declares the pass and ends it, as for `Step.layers`.
 
-    Raises CapacityError if memory runs out.
+    A row with noise for fewer tokens gets others behind them that mean nothing. Raises CapacityError if memory runs out.
     """
     num_rows, num_tokens = len(start.widths), len(start.token_ids)
     num_ids, size = weights.head.shape
@@ -71,6 +82,8 @@ def draft_chains(
     drafted, signals = (ctypes.c_int64 * (num_rows * depth))(), (ctypes.c_float * (3 * num_rows * depth))()
     last = (ctypes.c_int64 * num_rows)(*(end - 1 for end in accumulate(start.widths)))
     tokens = (ctypes.c_int64 * num_tokens)(*start.token_ids)
+    laws = None if dice is None else torch.empty(num_rows, depth, num_ids)
+    thrown = None if dice is None else _thrown(dice, depth)
     chain = native.Chain(
         fuse=native.Matrix(weights.fuse.data_ptr(), None, *weights.fuse.shape),
         head=native.Matrix(weights.head.data_ptr(), None, num_ids, size),
@@ -88,13 +101,31 @@ def draft_chains(
         logits=logits.data_ptr(),
         token_ids=ctypes.addressof(drafted),
         signals=ctypes.addressof(signals) if want_signals else None,
+        words=None if thrown is None else ctypes.addressof(thrown.words),
+        temperatures=None if thrown is None else ctypes.addressof(thrown.temperatures),
+        laws=_address(laws),
     )
     call = step.call(cache, plan, books_of(plan, start.widths), 0, 1, None)
     if not step.library.chain(step.model, call, chain):
         raise short_of_memory(num_tokens)
     drafts = [_sound(drafted[row * depth : (row + 1) * depth]) for row in range(num_rows)]
     known = [_signals(signals[3 * row * depth :], len(draft)) for row, draft in enumerate(drafts)]
-    return Chains(states, logits, drafts, known if want_signals else [[] for _ in drafts])
+    return Chains(states, logits, drafts, known if want_signals else [[] for _ in drafts], laws)
+
+
+class _Thrown(NamedTuple):
+    """Dice as the library takes them."""
+
+    words: ctypes.Array[ctypes.c_int32]  # [rows * depth * 2]
+    temperatures: ctypes.Array[ctypes.c_float]  # [rows]
+
+
+def _thrown(dice: Dice, depth: int) -> _Thrown:
+    words: list[int] = []
+    for row in dice.key_words:
+        numbers = [word for pair in row[:depth] for word in pair]
+        words += numbers + [0] * (2 * depth - len(numbers))
+    return _Thrown((ctypes.c_int32 * len(words))(*words), (ctypes.c_float * len(dice.temperatures))(*dice.temperatures))
 
 
 def _sound(token_ids: list[int]) -> list[int]:

@@ -72,6 +72,7 @@ class Chain(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("taps", "given", "tokens", "final_norm", "ids", "embedding")),
         *((name, ctypes.c_int64) for name in ("embedding_rows", "num_drafts", "depth")),
         *((name, ctypes.c_void_p) for name in ("last", "states", "logits", "token_ids", "signals")),
+        *((name, ctypes.c_void_p) for name in ("words", "temperatures", "laws")),
     ]
 
 

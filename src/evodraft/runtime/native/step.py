@@ -10,7 +10,8 @@ is, the copies follow with `refresh`.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Collection, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ from evodraft.runtime.native.linear import native_linear
 from evodraft.runtime.step import LayersOutput
 
 if TYPE_CHECKING:
-    from evodraft.runtime.cache import CachePass, KeyValues, SlotCache
+    from evodraft.runtime.cache import CachePass, SlotCache
     from evodraft.runtime.family import FamilyWeights, LayerWeights, Matrix
     from evodraft.runtime.native.library import Library
 
@@ -99,7 +100,8 @@ class NativeStep:
         books = books_of(step) if known is None else _books_of_trees(step, known)
         call = self.call(cache, step, books, first, last, None if more is None else more.float().contiguous())
         call.num_known = 0 if known is None else sum(known)
-        call.taps = native.pointers([tapped[i].data_ptr() if i in tapped else None for i in range(1, last + 1)])
+        if tapped:
+            call.taps = native.pointers([tapped[i].data_ptr() if i in tapped else None for i in range(1, last + 1)])
         if not self.library.layers(self.model, call, rows.data_ptr(), first, last):
             raise short_of_memory(rows.shape[0])
         size = hidden.shape
@@ -116,7 +118,7 @@ class NativeStep:
     ) -> native.Pass:
         """A pass as the library takes it, without taps; it keeps alive what it points to."""
         cosines, sines = self._weights.rotary.tables(step.columns)
-        buffers = self._buffers.at(first, [cache.buffers(layer, step, self._shape) for layer in range(first, last)])
+        buffers = self._buffers.at(cache, step, first, last, self._shape)
         num_tokens = len(books) // 4
         numbers = (ctypes.c_int64 * len(books))(*books)
         place, stride = ctypes.addressof(numbers), num_tokens * ctypes.sizeof(ctypes.c_int64)
@@ -188,22 +190,25 @@ class _Addresses(NamedTuple):
 
 
 class _KnownBuffers:
-    """Addresses of the buffers of the last pass, which mostly are those of the next one. Keeps no buffer alive."""
+    """Addresses of the buffers of the last pass, which mostly are those of the next one. Keeps no cache alive."""
 
     def __init__(self) -> None:
-        self._places: list[tuple[int, int, int]] = []
-        self._addresses: _Addresses | None = None
+        self._cache: Callable[[], SlotCache | None] = lambda: None
+        self._key: tuple[int, int, int] | None = None
+        self._addresses = _Addresses(native.pointers([]), native.pointers([]), (ctypes.c_int64 * 0)())
 
-    def at(self, first: int, buffers: list[KeyValues]) -> _Addresses:
-        """Those of `buffers`, which belong to the layers from `first` on."""
-        found = [(keys.data_ptr(), values.data_ptr(), keys.shape[2]) for keys, values in buffers]
-        places = [(0, 0, 0)] * first + found
-        if self._addresses is None or places != self._places:
-            self._places = places
-            keys, values, columns = zip(*places, strict=True)
+    def at(self, cache: SlotCache, step: CachePass, first: int, last: int, like: BufferShape) -> _Addresses:
+        """Those of the layers `first` .. `last` - 1, with room for the pass."""
+        key = (cache.num_resizes, first, last)
+        if key != self._key or self._cache() is not cache or not cache.has_room(step):
+            buffers = [cache.buffers(layer, step, like) for layer in range(first, last)]
+            none = [None] * first
             self._addresses = _Addresses(
-                native.pointers(keys), native.pointers(values), (ctypes.c_int64 * len(columns))(*columns)
+                native.pointers([*none, *(keys.data_ptr() for keys, _ in buffers)]),
+                native.pointers([*none, *(values.data_ptr() for _, values in buffers)]),
+                (ctypes.c_int64 * last)(*[0] * first, *(keys.shape[2] for keys, _ in buffers)),
             )
+            self._cache, self._key = weakref.ref(cache), (cache.num_resizes, first, last)
         return self._addresses
 
 

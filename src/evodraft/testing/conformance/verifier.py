@@ -159,6 +159,9 @@ class _AskedLaws:
         self.nodes.append(node)
         return _TARGET.law([*self.tokens, *path])
 
+    def sure(self, node: int, path: Sequence[int]) -> int | None:
+        return None
+
 
 def _check_verdict(verdict: Verdict, draft: Draft, laws: _AskedLaws, ends: frozenset[int]) -> None:
     last = verdict.path[-1] if verdict.path else ROOT

@@ -43,6 +43,9 @@ class Uniform:
     def at(self, node: int, path: Sequence[int]) -> torch.Tensor:
         return torch.full((_VOCAB_SIZE,), 1 / _VOCAB_SIZE)
 
+    def sure(self, node: int, path: Sequence[int]) -> int | None:
+        return None
+
 
 def _decode(verifier: ForcedAcceptance, seeds: Sequence[int], temperature: float, num_tokens: int = 60) -> Rounds:
     """One prompt per seed, all in one batch."""
@@ -143,6 +146,9 @@ def test_fallbacks_of_its_own_making_are_not_counted() -> None:
     class OneHot:
         def at(self, node: int, path: Sequence[int]) -> torch.Tensor:
             return torch.eye(_VOCAB_SIZE)[1]
+
+        def sure(self, node: int, path: Sequence[int]) -> int | None:
+            return None
 
     request = Request("a", (1,), SamplingParams(), seed=0)
     case = Case(request, RequestKeys(0), 1, Draft.chain([1, 1]), Scores(torch.zeros(3, _VOCAB_SIZE), OneHot()))

@@ -219,6 +219,8 @@ DEFECTS: Final[dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], type
     "no map": (lambda t: t.pop("d2t"), WeightsError, "has 5 rows, the vocabulary has 64, and no d2t"),
     "ids twice": (lambda t: t["d2t"].copy_(torch.tensor([3, 2, 6, 37, 59])), WeightsError, "4 different of 5"),
     "ids outside": (lambda t: t["d2t"].add_(60), WeightsError, "must be different and within 0 .. 63"),
+    "one offset for all rows": (lambda t: t.update(d2t=torch.tensor([3])), WeightsError, r"d2t .* has shape \(1,\)"),
+    "offsets with fractions": (lambda t: t.update(d2t=t["d2t"].float()), WeightsError, "must be 5 whole numbers"),
     "maps that disagree": (lambda t: t["t2d"].zero_(), WeightsError, "d2t and t2d .* name different ids"),
 }
 
@@ -228,6 +230,25 @@ def test_defects_of_tensors(name: str, tmp_path: Path) -> None:
     change, error, words = DEFECTS[name]
     edited(change, tmp_path, token_ids=OWN_IDS)
     with pytest.raises(error, match=words):
+        load_head(tmp_path, num_target_layers=8)
+
+
+def pickled(change: Callable[[dict[str, torch.Tensor]], object], folder: Path) -> None:
+    save_head(head_of(), folder)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    change(tensors)
+    torch.save(tensors, folder / "pytorch_model.bin")
+
+
+def test_a_view_in_a_pickle_becomes_dense(tmp_path: Path) -> None:
+    pickled(lambda t: t.update({"fc.weight": torch.ones(1).expand(32, 96)}), tmp_path)
+    assert load_head(tmp_path, num_target_layers=8).fc.weight.is_contiguous()
+
+
+def test_a_sparse_tensor_is_refused(tmp_path: Path) -> None:
+    pickled(lambda t: t.update({"fc.weight": t["fc.weight"].to_sparse()}), tmp_path)
+    with pytest.raises(UnsupportedModelError, match="fc.weight .* torch.sparse_coo; take a head that is dense"):
         load_head(tmp_path, num_target_layers=8)
 
 

@@ -187,6 +187,7 @@ DAMAGED: Final[Mapping[str, Mapping[str, Any]]] = {
     "no layer": {key: value for key, value in SPECULATOR.items() if key != "transformer_layer_config"},
     "eps in words": {**LLAMA, "rms_norm_eps": "small"},
     "an origin of another kind": {**LLAMA, "evodraft": {"target": {"hidden_size": 1}}},
+    "a switch in words": {**LLAMA, "norm_before_residual": "false"},
     "a block that is a word": {**LLAMA, "eagle_config": "yes"},
 }
 
@@ -195,3 +196,8 @@ DAMAGED: Final[Mapping[str, Mapping[str, Any]]] = {
 def test_damaged_configs(name: str) -> None:
     with pytest.raises(WeightsError, match="copy or download it again"):
         describe(DAMAGED[name], "owner/head")
+
+
+def test_a_later_format_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="owner/head was written in format 2 and this version reads 1"):
+        describe({**LLAMA, "evodraft": {"format": 2}}, "owner/head")

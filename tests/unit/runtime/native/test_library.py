@@ -14,12 +14,12 @@ from evodraft.runtime.native.build import BuildError, build_library
 from evodraft.runtime.native.library import Chain, Layer, Library, Matrix, Model, Pass, load_library, pointers
 
 FOLDER = Path(build.__file__).parent
-SOURCES = {"Matrix": "linear.h", "Heads": "attention.h"}  # all others: step.cpp
+SOURCES = {"Matrix": "linear.h", "Heads": "attention.h", "Chain": "chain.h"}  # all others: layers.h
 
 
 def members(structure: str) -> list[str]:
     """Names of a C++ structure's members in their order; those of a nested structure in its place."""
-    source = (FOLDER / SOURCES.get(structure, "step.cpp")).read_text(encoding="utf-8")
+    source = (FOLDER / SOURCES.get(structure, "layers.h")).read_text(encoding="utf-8")
     found = re.search(rf"^struct {structure} {{\n(.*?)^}};", source, re.MULTILINE | re.DOTALL)
     assert found is not None
     code = re.sub(r"//.*", "", found[1])
