@@ -19,11 +19,11 @@ __all__ = [
     "Progress",
 ]
 
-# Of the caps tried (5, 8, 20) five lost least at batch 8 and nothing measurable at batch 1 (docs/log.md).
-_AUTO = ConfidenceConfig(max_draft_tokens=5)
+# Few tokens, because checking is not free; and drafted in one call, because nothing asks for signals (docs/log.md).
+_AUTO = FixedConfig(num_draft_tokens=3)
 
 CONTROLLERS: Mapping[str, Entry] = {
-    "auto": Entry(NoOptions, lambda config: ConfidenceController(_AUTO)),
+    "auto": Entry(NoOptions, lambda config: FixedController(_AUTO)),
     "fixed": Entry(FixedConfig, FixedController),
     "confidence": Entry(ConfidenceConfig, ConfidenceController),
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,6 +33,28 @@ class ChainWeights:
     head: torch.Tensor  # [ids, hidden]
     ids: torch.Tensor | None  # [ids] int64: token of each row; None = the row's number
     embedding: torch.Tensor  # [embedding rows, hidden]
+    known: native.Chain = field(init=False, repr=False, compare=False)  # what of a call is always the same
+
+    def __post_init__(self) -> None:
+        known = native.Chain(
+            fuse=native.Matrix(self.fuse.data_ptr(), None, *self.fuse.shape),
+            head=native.Matrix(self.head.data_ptr(), None, *self.head.shape),
+            ids=_address(self.ids),
+            embedding=self.embedding.data_ptr(),
+            embedding_rows=self.embedding.shape[0],
+        )
+        object.__setattr__(self, "known", known)
+
+    def started(self, start: ChainStart) -> native.Chain:
+        """What goes on from `start`; it keeps alive the numbers of it, not the tensors."""
+        chain = native.Chain.from_buffer_copy(self.known)
+        tokens = (ctypes.c_int64 * len(start.token_ids))(*start.token_ids)
+        last = (ctypes.c_int64 * len(start.widths))(*(end - 1 for end in accumulate(start.widths)))
+        chain.taps, chain.given = _address(start.taps), _address(start.states)
+        chain.tokens, chain.last = ctypes.addressof(tokens), ctypes.addressof(last)
+        chain.num_drafts = len(start.widths)
+        chain.kept = (tokens, last)
+        return chain
 
 
 class ChainStart(NamedTuple):
@@ -74,43 +96,26 @@ def draft_chains(
 ) -> Chains:
     """Tokens after each row, `depth` of them. The caller declares the pass and ends it, as for `Step.layers`.
 
-    A row with noise for fewer tokens gets others behind them that mean nothing. Raises CapacityError if memory runs out.
+    Behind the tokens that a row has noise for, others mean nothing. Raises CapacityError if memory runs out.
     """
-    num_rows, num_tokens = len(start.widths), len(start.token_ids)
-    num_ids, size = weights.head.shape
+    num_rows, (num_ids, size) = len(start.widths), weights.head.shape
     states, logits = torch.empty(num_rows, size), torch.empty(num_rows, num_ids)
-    drafted, signals = (ctypes.c_int64 * (num_rows * depth))(), (ctypes.c_float * (3 * num_rows * depth))()
-    last = (ctypes.c_int64 * num_rows)(*(end - 1 for end in accumulate(start.widths)))
-    tokens = (ctypes.c_int64 * num_tokens)(*start.token_ids)
     laws = None if dice is None else torch.empty(num_rows, depth, num_ids)
     thrown = None if dice is None else _thrown(dice, depth)
-    chain = native.Chain(
-        fuse=native.Matrix(weights.fuse.data_ptr(), None, *weights.fuse.shape),
-        head=native.Matrix(weights.head.data_ptr(), None, num_ids, size),
-        taps=_address(start.taps),
-        given=_address(start.states),
-        tokens=ctypes.addressof(tokens),
-        final_norm=step.final_norm.data_ptr(),
-        ids=_address(weights.ids),
-        embedding=weights.embedding.data_ptr(),
-        embedding_rows=weights.embedding.shape[0],
-        num_drafts=num_rows,
-        depth=depth,
-        last=ctypes.addressof(last),
-        states=states.data_ptr(),
-        logits=logits.data_ptr(),
-        token_ids=ctypes.addressof(drafted),
-        signals=ctypes.addressof(signals) if want_signals else None,
-        words=None if thrown is None else ctypes.addressof(thrown.words),
-        temperatures=None if thrown is None else ctypes.addressof(thrown.temperatures),
-        laws=_address(laws),
-    )
+    drafted = (ctypes.c_int64 * (num_rows * depth))()
+    signals = (ctypes.c_float * (3 * num_rows * depth))() if want_signals else None
+    chain = weights.started(start)
+    chain.final_norm, chain.depth = step.final_norm.data_ptr(), depth
+    chain.states, chain.logits, chain.laws = states.data_ptr(), logits.data_ptr(), _address(laws)
+    chain.token_ids = ctypes.addressof(drafted)
+    chain.signals = None if signals is None else ctypes.addressof(signals)
+    if thrown is not None:
+        chain.words, chain.temperatures = ctypes.addressof(thrown.words), ctypes.addressof(thrown.temperatures)
     call = step.call(cache, plan, books_of(plan, start.widths), 0, 1, None)
     if not step.library.chain(step.model, call, chain):
-        raise short_of_memory(num_tokens)
+        raise short_of_memory(len(start.token_ids))
     drafts = [_sound(drafted[row * depth : (row + 1) * depth]) for row in range(num_rows)]
-    known = [_signals(signals[3 * row * depth :], len(draft)) for row, draft in enumerate(drafts)]
-    return Chains(states, logits, drafts, known if want_signals else [[] for _ in drafts], laws)
+    return Chains(states, logits, drafts, _all_signals(signals, drafts, depth), laws)
 
 
 class _Thrown(NamedTuple):
@@ -130,6 +135,16 @@ def _thrown(dice: Dice, depth: int) -> _Thrown:
 
 def _sound(token_ids: list[int]) -> list[int]:
     return token_ids[: token_ids.index(-1)] if -1 in token_ids else token_ids
+
+
+def _all_signals(
+    numbers: ctypes.Array[ctypes.c_float] | None,  # [rows * depth * 3]
+    drafts: Sequence[Sequence[int]],
+    depth: int,
+) -> list[list[Signals]]:
+    if numbers is None:
+        return [[] for _ in drafts]
+    return [_signals(numbers[3 * row * depth :], len(draft)) for row, draft in enumerate(drafts)]
 
 
 def _signals(numbers: list[float], count: int) -> list[Signals]:
