@@ -23,7 +23,7 @@ from evodraft.assemble import (
     load_target,
 )
 from evodraft.config import EngineConfig
-from evodraft.controllers import ConfidenceController, FixedController
+from evodraft.controllers import FixedController
 from evodraft.drafters import EagleDrafter, ModelDrafter, NgramDrafter
 from evodraft.drafters.eagle.files import save_head
 from evodraft.engine import Engine
@@ -174,7 +174,7 @@ def test_what_is_no_target(source: object, shown: str) -> None:
 def test_defaults() -> None:
     engine = built()
     assert isinstance(engine.drafter, NgramDrafter)
-    assert isinstance(engine.controller, ConfidenceController)
+    assert isinstance(engine.controller, FixedController)
     assert isinstance(engine.verifier, AutoVerifier)
     assert engine.learners == ()
 

@@ -129,7 +129,11 @@ def test_the_dtype_is_the_targets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
 def test_the_memory_of_a_token(dtype: torch.dtype, size: int) -> None:
     head = tiny_head(TARGET).to(dtype)
-    assert plan_eagle_drafter(EagleConfig(head), context(dtype=dtype)).bytes_per_token == cache_bytes(head) == 2 * 2 * 8 * size
+    assert (
+        plan_eagle_drafter(EagleConfig(head), context(dtype=dtype)).bytes_per_token
+        == cache_bytes(head)
+        == 2 * 2 * 8 * size
+    )
 
 
 def test_a_head_in_memory_has_the_type_of_its_target() -> None:
