@@ -26,7 +26,11 @@ def _results(name: str) -> dict[str, Any]:
 
 MODELS = _results("models.json")
 BENCH = [path.name for path in sorted(FOLDER.glob("*.json")) if _results(path.name).get("schema") == SCHEMA]
-HEADS = ["heads/default.json", "heads/five_tokens.json"]  # of a noisy machine, and their pages say so
+HEADS = [
+    "heads/default.json",
+    "heads/five_tokens.json",
+    "heads/peers.json",
+]  # of a noisy machine, and their pages say so
 RUNTIME = [f"runtime/{path.name}" for path in sorted((FOLDER / "runtime").glob("*.json"))]
 
 

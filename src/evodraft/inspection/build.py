@@ -48,7 +48,7 @@ def inspect_target(
 
     >>> report = inspect_target("demo", config=EngineConfig(max_batch=1))
     >>> report.can_run, report.drafter.name, report.drafter.tokens.name
-    (True, 'model', 'same')
+    (True, 'eagle', 'same')
     """
     load, config = load or LoadOptions(), config or EngineConfig()
     device = chosen_device(load.device)

@@ -138,14 +138,18 @@ def test_damage_to_the_demo_is_named(
     assert str(raised.value) == message
 
 
-def test_a_damaged_draft_of_the_demo_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("drafter", "folder"), [("model", "draft"), ("eagle", "eagle"), ("auto", "eagle")])
+def test_a_damaged_drafter_of_the_demo_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drafter: str, folder: str
+) -> None:
+    weights = f"{folder}/model.safetensors"
     root = Path(shutil.copytree(str(importlib.resources.files("evodraft_demo")), tmp_path / "evodraft_demo"))
     monkeypatch.setattr(importlib.resources, "files", lambda _: root)
-    before = expected(root / DRAFT)
-    os.truncate(root / DRAFT, 1000)
+    before = expected(root / weights)
+    os.truncate(root / weights, 1000)
     LLM.from_pretrained("demo", drafter=None, device="cpu").close()
-    with pytest.raises(WeightsError, match=f"draft/model.safetensors has 1000 bytes .* expects {before}"):
-        LLM.from_pretrained("demo", device="cpu")
+    with pytest.raises(WeightsError, match=f"{weights} has 1000 bytes .* expects {before}"):
+        LLM.from_pretrained("demo", drafter=drafter, device="cpu")
 
 
 def test_the_demo_is_what_its_manifest_says() -> None:
